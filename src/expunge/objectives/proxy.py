@@ -1,0 +1,45 @@
+"""Proxy constraint: no reward for forgetting beyond what an uninformed model would show."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from annotated_types import Ge
+from torch import Tensor
+
+MU = 0.001
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProxyOptions:
+    """Options of the proxy constraint of EGUP, arXiv:2508.20443, section 5.2.
+
+    A proxy answer is what an uninformed model would say. The penalty of a sample is
+    `mu max(0, NLL(answer) - NLL(proxy))`: it holds back what is forgotten beyond its proxy.
+
+    Attributes:
+        mu: Weight of the penalty; the paper uses 0.001 and 0.005.
+        penalty_nll: Scale of the comparison: token `mean`, sequence `sum`, or the values of the
+            base `objective` (E-08).
+        penalty_reduce: Penalties of a batch are summed, or averaged (E-09).
+        proxy_grad: Let the gradient flow through the proxy side; by default it is a fixed boundary
+            (E-10).
+        proxy_loss: Whether the boundary moves with the `current` model or stays at the `initial`
+            one (E-11).
+    """
+
+    mu: Annotated[float, Ge(0)] = MU
+    penalty_nll: Literal["mean", "sum", "objective"] = "mean"
+    penalty_reduce: Literal["sum", "mean"] = "sum"
+    proxy_grad: bool = False
+    proxy_loss: Literal["current", "initial"] = "current"
+
+
+def proxy_excess(nll_answer: Tensor, nll_proxy: Tensor) -> Tensor:
+    """How far each sample is forgotten beyond its proxy, `max(0, d)`, in the unit of the NLLs, [B].
+
+    Exactly 0, value and gradient, while the real answer is at least as likely as the proxy.
+    """
+    return torch.relu(nll_answer - nll_proxy)
