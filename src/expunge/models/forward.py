@@ -142,8 +142,10 @@ def with_reference_logps(outputs: TokenOutputs, table: list[Tensor]) -> TokenOut
         table: For every row of the stream, its reference log-probabilities in order, [n].
     """
     ref = torch.zeros_like(outputs.logps)
-    values = [table[i] for i in outputs.index.tolist()]
-    ref[outputs.mask] = torch.cat(values).to(ref)
+    # Rows that only fill a batch carry no labels and have no entry of their own.
+    values = [table[i] for i in outputs.index[outputs.valid].tolist()]
+    if values:
+        ref[outputs.mask] = torch.cat(values).to(ref)
     return replace(outputs, ref_logps=ref)
 
 

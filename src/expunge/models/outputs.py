@@ -21,7 +21,7 @@ padding, as several released trainers do, and so depends on how a batch happens 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenOutputs:
-    """What a loss may look at. Position t holds the prediction made *at* t, of token t + 1.
+    """What a loss may look at. Position t holds the prediction made at t, of token t + 1.
 
     Attributes:
         logps: Log-probability of the label token, 0 where there is none, float32 (or wider), [B, T].

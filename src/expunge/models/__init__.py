@@ -1,0 +1,1 @@
+"""Loading, PEFT, forward passes and reference values."""
