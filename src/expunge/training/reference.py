@@ -1,0 +1,108 @@
+"""Reference values: a table computed once, the weights without the adapter, or a frozen copy."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch import Tensor, nn
+
+from expunge.models.forward import (
+    Precision,
+    StreamRequest,
+    forward_streams,
+    with_reference,
+    with_reference_logps,
+)
+from expunge.models.outputs import TokenOutputs
+from expunge.models.peft import adapter_off, is_peft
+from expunge.objectives import Objective
+from expunge.training.passes import inference
+
+Source = Literal["table", "adapter_off", "frozen_copy"]
+
+
+def reference_sources(
+    objective: Objective, *, peft: bool, fixed: frozenset[str]
+) -> dict[str, Source]:
+    """Where the reference values of each stream come from; streams that need none are left out.
+
+    Args:
+        objective: What reads them.
+        peft: Whether an adapter trains and can be switched off.
+        fixed: Streams whose rows have one fixed text each, so that a table can hold them.
+    """
+    sources: dict[str, Source] = {}
+    for stream in objective.all_streams():
+        reads = objective.reads(stream)
+        if "ref_logits" in reads:
+            sources[stream] = "adapter_off" if peft else "frozen_copy"
+        elif "ref_logps" in reads:
+            if stream in fixed:
+                sources[stream] = "table"
+            else:
+                sources[stream] = "adapter_off" if peft else "frozen_copy"
+    return sources
+
+
+@dataclass(kw_only=True)
+class Reference:
+    """The reference model of a loss, in the cheapest form that gives what is read.
+
+    Attributes:
+        sources: Where each stream's values come from.
+        tables: Log-probabilities of the labelled tokens of every row, per stream.
+        frozen: A copy of the start model, only if some source asks for one.
+    """
+
+    sources: Mapping[str, Source]
+    tables: dict[str, list[Tensor]] = field(default_factory=dict)
+    frozen: nn.Module | None = None
+
+    def freeze(self, model: nn.Module) -> None:
+        """Copy the start model if some stream needs a copy."""
+        if "frozen_copy" in self.sources.values():
+            self.frozen = copy.deepcopy(model).eval().requires_grad_(False)
+
+    def complete(
+        self,
+        outputs: dict[str, TokenOutputs],
+        requests: Mapping[str, StreamRequest],
+        model: nn.Module,
+        *,
+        pad_token_id: int,
+        precision: Precision,
+    ) -> dict[str, TokenOutputs]:
+        """`outputs` with the reference values of every stream that has a source."""
+        result = dict(outputs)
+        passed = {}
+        for stream in outputs:
+            source = self.sources.get(stream)
+            if source == "table":
+                result[stream] = with_reference_logps(outputs[stream], self.tables[stream])
+            elif source is not None:
+                passed[stream] = requests[stream]
+        if passed:
+            values = self._forward(passed, model, pad_token_id=pad_token_id, precision=precision)
+            for stream, reference in values.items():
+                result[stream] = with_reference(outputs[stream], reference)
+        return result
+
+    def _forward(
+        self,
+        requests: Mapping[str, StreamRequest],
+        model: nn.Module,
+        *,
+        pad_token_id: int,
+        precision: Precision,
+    ) -> dict[str, TokenOutputs]:
+        if self.frozen is not None:
+            with inference(self.frozen):
+                return forward_streams(
+                    self.frozen, requests, pad_token_id=pad_token_id, precision=precision
+                )
+        assert is_peft(model), "a reference without a copy needs an adapter to switch off"
+        with inference(model), adapter_off(model):
+            return forward_streams(model, requests, pad_token_id=pad_token_id, precision=precision)
