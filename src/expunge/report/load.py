@@ -1,0 +1,248 @@
+"""Reading a run folder. A missing or broken piece becomes an `Absence`, never an exception."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import yaml
+
+from expunge.core.errors import InputError, Problem
+from expunge.core.files import read_jsonl
+from expunge.core.fingerprint import fingerprint
+from expunge.core.results import SCHEMA_VERSION, ModelResults, RunManifest, load_record
+from expunge.report.distributions import truth_ratios
+from expunge.report.model import (
+    ROLES,
+    Absence,
+    Generation,
+    LogEntry,
+    ModelReport,
+    ProbeTable,
+    ProxyAnswer,
+    ReportData,
+    role_label,
+)
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_LOG_FIELDS: Final = ("step", "epoch", "total", "terms")
+
+
+def load_report(run_folder: Path | str) -> ReportData:
+    """Gather a run folder into a `ReportData`.
+
+    Raises:
+        InputError: There is no such folder, or nothing in it comes from a run.
+    """
+    folder = Path(run_folder)
+    _check_folder(folder)
+    absences: list[Absence] = []
+    manifest = _read_manifest(folder / "run.json", absences)
+    config = _read_config(folder / "config.yaml", manifest, absences)
+    trained = manifest is None or manifest.method is not None
+    return ReportData(
+        folder=folder,
+        name=manifest.name if manifest else folder.resolve().name,
+        manifest=manifest,
+        config=config,
+        log=_read_log(folder / "log.jsonl", absences) if trained else (),
+        models=_read_models(folder / "evaluation", absences),
+        proxies=_read_proxies(folder / "proxies.jsonl", absences),
+        absences=tuple(absences),
+    )
+
+
+def _check_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        raise InputError(Problem(where=str(folder), message="there is no such run folder"))
+    if not any((folder / name).exists() for name in ("run.json", "log.jsonl", "evaluation")):
+        raise InputError(
+            Problem(
+                where=str(folder),
+                message="not a run folder: it holds no run.json, log.jsonl or evaluation folder. "
+                "Give the folder that the command printed at its end, normally runs/NAME",
+            )
+        )
+
+
+def _read_manifest(path: Path, absences: list[Absence]) -> RunManifest | None:
+    try:
+        manifest = load_record(RunManifest, path)
+    except (InputError, OSError) as error:
+        absences.append(Absence(what="description of the run", why=_reason(path, error)))
+        return None
+    _check_version(manifest.schema_version, path, absences)
+    return manifest
+
+
+def _check_version(version: int, path: Path, absences: list[Absence]) -> None:
+    if version > SCHEMA_VERSION:
+        why = f"it has layout {version} and this version of Expunge knows up to {SCHEMA_VERSION}"
+        absences.append(Absence(what=f"sure reading of {path.name}", why=why))
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """Why a file could not be used, naming it relative to the run folder."""
+    if isinstance(error, FileNotFoundError) or not path.exists():
+        return f"there is no {path.name}"
+    if isinstance(error, UnicodeDecodeError):
+        return f"{path.name} is not UTF-8 text"
+    first = str(error).replace(str(path), path.name).splitlines() or [type(error).__name__]
+    return f"{path.name} could not be read ({' '.join(line.strip() for line in first[:3])})"
+
+
+def _read_config(path: Path, manifest: RunManifest | None, absences: list[Absence]) -> str | None:
+    """config.yaml, or the same settings as they stand in the manifest."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        if manifest is not None and manifest.config:
+            return yaml.safe_dump(manifest.config, sort_keys=False, allow_unicode=True)
+        absences.append(Absence(what="resolved configuration", why=_reason(path, error)))
+        return None
+
+
+def _read_lines(path: Path, what: str, absences: list[Absence]) -> list[dict[str, Any]] | None:
+    """The objects of a JSON-lines file; None when there is no such file or it is unreadable."""
+    try:
+        lines = read_jsonl(path)
+    except (OSError, UnicodeDecodeError) as error:
+        absences.append(Absence(what=what, why=_reason(path, error)))
+        return None
+    return [line for line in lines if isinstance(line, dict)]
+
+
+def _read_log(path: Path, absences: list[Absence]) -> tuple[LogEntry, ...]:
+    what = "loss curves"
+    lines = _read_lines(path, what, absences)
+    if lines is None:
+        return ()
+    entries = [entry for line in lines if (entry := _log_entry(line)) is not None]
+    if not entries:
+        absences.append(Absence(what=what, why=f"{path.name} holds no step"))
+    return tuple(entries)
+
+
+def _log_entry(line: Mapping[str, Any]) -> LogEntry | None:
+    step = line.get("step")
+    if not isinstance(step, int):
+        return None
+    terms = line.get("terms")
+    extra = line.get("extra")
+    others = {key: value for key, value in line.items() if key not in (*_LOG_FIELDS, "extra")}
+    return LogEntry(
+        step=step,
+        epoch=_float(line.get("epoch")),
+        total=_float(line.get("total")),
+        terms=_floats(terms) if isinstance(terms, Mapping) else {},
+        others=_floats(others | (extra if isinstance(extra, dict) else {})),
+    )
+
+
+def _float(value: Any) -> float | None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number else None
+
+
+def _floats(values: Mapping[str, Any]) -> dict[str, float]:
+    return {key: number for key, value in values.items() if (number := _float(value)) is not None}
+
+
+def _read_models(folder: Path, absences: list[Absence]) -> dict[str, ModelReport]:
+    """Every evaluated model by role, known roles first."""
+    found = (
+        sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    )
+    if not found:
+        absences.append(
+            Absence(what="evaluation results", why="no model of this run was evaluated")
+        )
+    # A folder that starts with a dot is one that a killed process was still writing.
+    others = [role for role in found if role not in ROLES and not role.startswith(".")]
+    roles = [role for role in ROLES if role in found] + others
+    return {role: _read_model(folder / role, role, absences) for role in roles}
+
+
+def _read_model(folder: Path, role: str, absences: list[Absence]) -> ModelReport:
+    results = None
+    try:
+        results = load_record(ModelResults, folder / "results.json")
+        _check_version(results.schema_version, folder / "results.json", absences)
+    except (InputError, OSError) as error:
+        why = _reason(folder / "results.json", error)
+        absences.append(Absence(what=f"scores of the {role_label(role).lower()}", why=why))
+    tables = {}
+    for path in sorted(folder.glob("*.parquet")):
+        table = _read_table(path, role, absences)
+        if table is not None:
+            tables[path.stem] = table
+    return ModelReport(role=role, results=results, tables=tables)
+
+
+def _read_table(path: Path, role: str, absences: list[Absence]) -> ProbeTable | None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    what = f"samples of the {role_label(role).lower()} on {path.stem}"
+    try:
+        table = pq.ParquetFile(path).read()
+    except (OSError, pa.ArrowException) as error:
+        absences.append(Absence(what=what, why=_reason(path, error)))
+        return None
+    missing = {"index", "question", "answer"} - set(table.column_names)
+    if missing:
+        why = f"{path.name} has no column {', '.join(sorted(missing))}"
+        absences.append(Absence(what=what, why=why))
+        return None
+    table = table.sort_by("index")
+    return ProbeTable(
+        probe=path.stem,
+        indices=tuple(table["index"].to_pylist()),
+        questions=tuple(text or "" for text in table["question"].to_pylist()),
+        answers=tuple(text or "" for text in table["answer"].to_pylist()),
+        generations=tuple(_generations(table)),
+        truth_ratios=truth_ratios(table),
+    )
+
+
+def _generations(table: pa.Table) -> Iterator[Generation]:
+    names = table.column_names
+    if "generation" not in names:
+        return
+    texts = table["generation"].to_pylist()
+    empty = [None] * len(texts)
+    tokens = table["generation_tokens"].to_pylist() if "generation_tokens" in names else empty
+    finished = table["finished"].to_pylist() if "finished" in names else empty
+    if all(text is None for text in texts):
+        return  # the probe was scored without generating
+    for text, num_tokens, done in zip(texts, tokens, finished, strict=True):
+        yield Generation(text=text or "", num_tokens=num_tokens, finished=done)
+
+
+def _read_proxies(path: Path, absences: list[Absence]) -> tuple[ProxyAnswer, ...] | None:
+    if not path.exists():
+        return None  # most methods need none: not worth a note
+    lines = _read_lines(path, "proxy answers", absences)
+    return None if lines is None else tuple(_proxies(lines))
+
+
+def _proxies(lines: Iterable[Mapping[str, Any]]) -> Iterator[ProxyAnswer]:
+    for index, line in enumerate(lines):
+        proxy, generator = _text(line.get("proxy_answer")), _text(line.get("generator")) or "hand"
+        yield ProxyAnswer(
+            index=index,
+            question=_text(line.get("question")),
+            answer=_text(line.get("answer")),
+            proxy=proxy,
+            generator=generator,
+            # The file keeps a fingerprint of every answer as it was generated.
+            by_hand=generator == "hand" or line.get("made") != fingerprint(proxy),
+        )
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else "" if value is None else json.dumps(value)
