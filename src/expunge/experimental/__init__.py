@@ -1,0 +1,1 @@
+"""Fresh ideas; may import anything, and nothing imports it."""

@@ -1,0 +1,1 @@
+"""Typed YAML in, finished runs out: the wiring between the libraries below."""

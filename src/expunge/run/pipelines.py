@@ -1,0 +1,583 @@
+"""Whole runs from a configuration: each verb of the command line is one function here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from expunge.core.errors import InputError, Problem
+from expunge.core.files import atomic_write_text, cache_root
+from expunge.core.results import DataSummary, MethodSummary, ModelResults, ModelSummary
+from expunge.data import Template, check_overlap, load_rejections
+from expunge.data.proxies import ProxySettings, load_proxies
+from expunge.methods import Method, describe
+from expunge.models.card import model_card
+from expunge.models.export import save_model
+from expunge.models.fingerprints import model_fingerprint
+from expunge.models.loading import load_model, load_tokenizer
+from expunge.models.peft import LoraSettings
+from expunge.report import compare, console_rows, write_comparison, write_report
+from expunge.run.arithmetic import training_arguments
+from expunge.run.check_data import build_template, load_source, proxy_file
+from expunge.run.config import RunConfig
+from expunge.run.environment import peak_memory_bytes
+from expunge.run.evaluating import (
+    ROLES,
+    model_tables,
+    reasons,
+    run_probes_of,
+    run_settings,
+    score_run,
+    scores_table,
+)
+from expunge.run.folder import RunFolder, RunLog, read_manifest
+from expunge.run.jobs import (
+    TrainSettings,
+    UnlearnInputs,
+    forget_job,
+    learn,
+    learning_key,
+    training_dtype,
+    union,
+    unlearning_key,
+)
+from expunge.run.methods import method_of
+from expunge.run.resolve import load_config
+from expunge.run.sections import EvaluationConfig, LoraConfig, ModelConfig, TrainingConfig
+from expunge.run.ui import Ui
+from expunge.training import Callback, JsonlLog, StepRecord, Trackers
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from transformers import PreTrainedTokenizerBase
+
+
+class Context:
+    """What every verb needs, loaded once: rows, tokenizer, template, run folder.
+
+    Args:
+        config: The resolved configuration.
+        ui: Where progress goes.
+    """
+
+    def __init__(self, config: RunConfig, ui: Ui) -> None:
+        from accelerate import Accelerator
+
+        self.config = config
+        self.ui = ui
+        self.folder = RunFolder(path=Path(config.output_dir))
+        self.forget = load_source(config.data.forget, "forget")
+        self.retain = None
+        if config.data.retain is not None:
+            self.retain = load_source(config.data.retain, "retain")
+            check_overlap(self.forget, self.retain)
+        model = config.model
+        self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(
+            model.path, revision=model.revision, trust_remote_code=model.trust_remote_code
+        )
+        self.template: Template = build_template(config.template, self.tokenizer)
+        trackers = list(config.training.report_to) or None
+        logging_dir = str(self.folder.path / "trackers") if trackers else None
+        self.accelerator: Accelerator = Accelerator(log_with=trackers, project_dir=logging_dir)
+        self.log = RunLog(
+            folder=self.folder,
+            config=config,
+            ui=ui,
+            world_size=self.accelerator.num_processes,
+            data={
+                rows.name: DataSummary(
+                    name=rows.name,
+                    origin=rows.origin,
+                    num_rows=len(rows),
+                    fingerprint=rows.fingerprint,
+                )
+                for rows in (self.forget, self.retain)
+                if rows is not None
+            },
+        )
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes the files."""
+        return self.accelerator.is_main_process
+
+    @property
+    def pad_token_id(self) -> int:
+        """Filling of short rows; never labelled or attended, so it may be the end token."""
+        pad = self.tokenizer.pad_token_id
+        return pad if isinstance(pad, int) else 0
+
+    def load(self, path: str, dtype: str) -> Any:
+        """A model in the given type."""
+        model = self.config.model
+        own = path == model.path
+        return load_model(
+            path,
+            dtype=dtype,  # type: ignore[arg-type]
+            revision=model.revision if own else None,
+            trust_remote_code=model.trust_remote_code and own,
+            attn_implementation=model.attn_implementation,
+        )
+
+    def settings(self, training: TrainingConfig, lora: LoraConfig | None) -> TrainSettings:
+        """A training section in the terms of the trainer."""
+        data = self.config.data
+        return TrainSettings(
+            arguments=training_arguments(training, seed=self.config.seed),
+            lora=None if lora is None else lora_settings(lora),
+            trainable=training.trainable,
+            pairing=data.retain_pairing,
+            max_length=data.max_length,
+            on_too_long=data.on_too_long,
+        )
+
+    def note_model(self, role: str, path: str) -> None:
+        """Put a model into the manifest."""
+        self.log.models[role] = ModelSummary(
+            path=path, fingerprint=model_fingerprint(path), dtype=self.config.model.dtype
+        )
+
+
+class StageProgress(Callback):
+    """Shows optimizer steps on the user's screen."""
+
+    def __init__(self, ui: Ui) -> None:
+        self.ui = ui
+        self.total = 0
+
+    def on_start(self, num_steps: int, first_step: int) -> None:
+        """Remember how long it takes; say so when a run goes on where it stopped."""
+        self.total = num_steps
+        if first_step:
+            self.ui.note(f"Resumes after step {first_step} of {num_steps}.")
+
+    def on_step(self, record: StepRecord) -> None:
+        """Show the terms."""
+        terms = "  ".join(f"{name} {value:.4g}" for name, value in record.terms.items())
+        self.ui.progress(record.step, self.total, terms)
+
+
+def lora_settings(config: LoraConfig) -> LoraSettings:
+    """A lora section in the terms of the adapter."""
+    modules = config.target_modules
+    return LoraSettings(
+        r=config.r,
+        alpha=config.alpha,
+        dropout=config.dropout,
+        target_modules=modules[0] if modules == ("all-linear",) else modules,
+    )
+
+
+# Fine-tuning ------------------------------------------------------------------------------------
+
+
+def finetune(config: RunConfig, role: str, ui: Ui) -> Path:
+    """Make the target or the retain model, or find it in the cache, and return its folder.
+
+    Args:
+        config: Must have a finetune section and a retain set.
+        role: "target": trained on forget and retain set; "retain": on the retain set alone.
+        ui: Where progress goes.
+    """
+    context = Context(config, ui)
+    path = finetuned(context, role)
+    ui.note(f"{role} model: {path}")
+    return path
+
+
+def finetuned(context: Context, role: str) -> Path:
+    """The folder of the target or retain model; trained only if the cache does not have it."""
+    config = context.config
+    section = config.finetune
+    if section is None or context.retain is None:
+        raise InputError(
+            Problem(where="finetune", message="needs a finetune section and a retain set")
+        )
+    rows = context.retain
+    if role == "target":
+        rows = union(context.forget, context.retain, name="target")
+    settings = context.settings(section.training, section.lora)
+    key = learning_key(
+        rows,
+        settings,
+        model_fingerprint=model_fingerprint(config.model.path, revision=config.model.revision),
+        template_fingerprint=context.template.fingerprint(),
+        precision=f"{section.training.precision}/{config.model.dtype}",
+    )
+    folder = cache_root() / "models" / key
+    title = f"Fine-tune the {role} model on {len(rows)} rows"
+    if (folder / "config.json").is_file():
+        context.ui.note(f"The {role} model is in the cache: nothing to train.")
+        return folder
+    with context.log.stage(title):
+        dtype = training_dtype(
+            section.training.precision, config.model.dtype, lora=section.lora is not None
+        )
+        work = cache_root() / "work" / key
+        model, _ = learn(
+            context.load(config.model.path, dtype),
+            rows,
+            context.template,
+            settings=settings,
+            pad_token_id=context.pad_token_id,
+            dtype=config.model.dtype,
+            callbacks=[StageProgress(context.ui), JsonlLog(work / "log.jsonl")],
+            checkpoint_root=work / "checkpoints",
+            key=key,
+            accelerator=context.accelerator,
+        )
+        if context.is_main:
+            save_model(folder, model, context.tokenizer, _card(context, ()))
+            _remove(work)
+        context.accelerator.wait_for_everyone()
+    return folder
+
+
+def _remove(folder: Path) -> None:
+    import shutil
+
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+# Unlearning -------------------------------------------------------------------------------------
+
+
+def unlearn(config: RunConfig, ui: Ui) -> Path:
+    """Fine-tune where asked, unlearn, evaluate, report; returns the run folder.
+
+    Every stage that a former call finished is taken from disk.
+    """
+    context = Context(config, ui)
+    with context.log.running():
+        models = starting_models(context)
+        models["unlearned"] = str(unlearned(context, models["target"]))
+        if config.evaluation is not None:
+            evaluate_roles(context, models)
+    if context.is_main:
+        finish(context)
+    context.accelerator.wait_for_everyone()
+    return context.folder.path
+
+
+def starting_models(context: Context) -> dict[str, str]:
+    """Base, target and retain model of the run, made where the configuration says so."""
+    config = context.config
+    if config.finetune is None:
+        models = {"target": config.model.path}
+    else:
+        models = {"base": config.model.path, "target": str(finetuned(context, "target"))}
+        wanted = config.evaluation.roles if config.evaluation is not None else ()
+        if wanted is None or "retain" in wanted:
+            models["retain"] = str(finetuned(context, "retain"))
+    for role, path in models.items():
+        context.note_model(role, path)
+    return models
+
+
+def unlearned(context: Context, target: str) -> Path:
+    """The folder of the unlearned model; trained only if it is not there yet."""
+    config = context.config
+    if config.method is None:
+        raise InputError(Problem(where="method", message="is required to unlearn"))
+    method = method_of(config.method)
+    context.log.method = method_summary(method)
+    inputs = unlearning_inputs(context, method)
+    settings = context.settings(config.training, config.lora)
+    key = unlearning_key(
+        method,
+        inputs,
+        settings,
+        model_fingerprint=model_fingerprint(target),
+        template_fingerprint=context.template.fingerprint(),
+        precision=f"{config.training.precision}/{config.model.dtype}",
+    )
+    folder = context.folder
+    if folder.finished_key() == key:
+        context.ui.note("The unlearned model is in the run folder: nothing to train.")
+        context.note_model("unlearned", str(folder.model))
+        return folder.model
+    with context.log.stage(f"Unlearn {len(context.forget)} rows with {method}"):
+        dtype = training_dtype(
+            config.training.precision, config.model.dtype, lora=config.lora is not None
+        )
+        callbacks: list[Callback] = [
+            StageProgress(context.ui),
+            JsonlLog(folder.log, config.training.logging_steps),
+        ]
+        if config.training.report_to:
+            settings_shown = {"method": str(method), **config.training.model_dump()}
+            callbacks.append(Trackers(context.accelerator, config.name, settings_shown))
+        model, _ = forget_job(
+            context.load(target, dtype),
+            method,
+            inputs,
+            context.template,
+            settings=settings,
+            pad_token_id=context.pad_token_id,
+            dtype=config.model.dtype,
+            callbacks=callbacks,
+            checkpoint_root=folder.checkpoints,
+            key=key,
+            accelerator=context.accelerator,
+        )
+        if context.is_main:
+            save_model(folder.model, model, context.tokenizer, _card(context, ()))
+            folder.mark_finished(key)
+            _remove(folder.checkpoints)
+        context.accelerator.wait_for_everyone()
+    context.note_model("unlearned", str(folder.model))
+    return folder.model
+
+
+def unlearning_inputs(context: Context, method: Method) -> UnlearnInputs:
+    """The texts the method needs, from the files of the run."""
+    data = context.config.data
+    streams = method.streams
+    rejections: Sequence[str] = ()
+    if {"alternate", "retain_alternate"} & set(streams):
+        rejections = load_rejections(data.rejections)
+    proxies = None
+    if "proxy" in streams:
+        proxies = load_proxies(proxy_file(context.config), context.forget)
+    inputs = UnlearnInputs(
+        forget=context.forget, retain=context.retain, rejections=rejections, proxies=proxies
+    )
+    inputs.check(method)
+    return inputs
+
+
+def method_summary(method: Method) -> MethodSummary:
+    """The method for the manifest."""
+    described = describe(method)
+    terms = []
+    for term in described["terms"]:
+        options = [f"weight {term['weight']:g}"]
+        options += [f"{name} {value}" for name, value in term["options"].items()]
+        if "positions" in term:
+            options.append(f"averaged over {term['positions']}")
+        terms.append(f"{term['name']}: {', '.join(options)}")
+    return MethodSummary(notation=str(method), terms=terms, hyperparameters=described)
+
+
+def _card(context: Context, results: Sequence[ModelResults]) -> str:
+    return model_card(context.log.manifest("finished"), results)
+
+
+# Proxy answers ----------------------------------------------------------------------------------
+
+
+def proxies(config: RunConfig, ui: Ui) -> Path:
+    """Write the proxy answers of the forget set, keeping what is there; returns the file."""
+    context = Context(config, ui)
+    path = written_proxies(context)
+    ui.note(f"Proxy answers: {path}. You may edit them by hand.")
+    return path
+
+
+def written_proxies(context: Context) -> Path:
+    """The proxy file of a run, with an answer for every forget row."""
+    config = context.config
+    path = proxy_file(config)
+    title = f"Write proxy answers for {len(context.forget)} questions"
+    with context.log.stage(title):
+        if context.is_main:
+            _write_proxies(context, path)
+        context.accelerator.wait_for_everyone()
+    return path
+
+
+def _write_proxies(context: Context, path: Path) -> None:
+    from expunge.run.proxies import make_proxies
+    from expunge.run.proxy_generator import LocalGenerator
+
+    config, section = context.config, context.config.proxies
+    if context.retain is None:
+        raise InputError(
+            Problem(
+                where="data.retain",
+                message="is required: the examples in the prompts come from outside the forget set",
+            )
+        )
+    name = section.model or config.model.path
+    own = name == config.model.path
+    tokenizer, template = context.tokenizer, context.template
+    if not own:
+        tokenizer = load_tokenizer(name)
+        template = build_template(config.template, tokenizer)
+    generator = LocalGenerator(context.load(name, config.model.dtype), tokenizer, template=template)
+    summary = make_proxies(
+        context.forget,
+        context.retain,
+        generator,
+        path,
+        model_name=name,
+        settings=ProxySettings(
+            exemplars=section.exemplars,
+            questions_per_prompt=section.questions_per_prompt,
+            max_retries=section.max_retries,
+            max_new_tokens=section.max_new_tokens,
+            temperature=section.temperature,
+            seed=config.seed,
+        ),
+        on_progress=context.ui.progress,
+    )
+    for line in summary.lines():
+        context.ui.note(line)
+    if summary.written:
+        context.log.notes.append("Proxy answers: " + "; ".join(summary.lines()))
+
+
+# Evaluation and report --------------------------------------------------------------------------
+
+
+def evaluate_roles(context: Context, models: Mapping[str, str]) -> None:
+    """Tables of every model that the run wants evaluated; the main process does the work.
+
+    Other processes wait: the stored tables are the same for any number of them.
+    """
+    section = context.config.evaluation
+    wanted = models if section is None or section.roles is None else section.roles
+    for role, path in sorted(models.items(), key=lambda item: ROLES.index(item[0])):
+        if role in wanted:
+            with context.log.stage(f"Evaluate the {role} model"):
+                if context.is_main:
+                    _tables_of(context, role, path)
+                context.accelerator.wait_for_everyone()
+
+
+def _tables_of(context: Context, role: str, path: str) -> None:
+    config = context.config
+    probes = run_probes_of(config, context.forget, context.retain)
+    model = context.load(path, config.model.dtype).to(context.accelerator.device)
+    model_tables(
+        model,
+        context.tokenizer,
+        context.template,
+        probes,
+        run_settings(config),
+        model_id=context.log.models[role].fingerprint,
+        folder=context.folder.evaluation / role,
+        on_progress=context.ui.progress,
+    )
+
+
+def evaluate(config: RunConfig, *, model: str, role: str, ui: Ui) -> Path:
+    """Measure one model into the run folder of the configuration; returns that folder.
+
+    Args:
+        config: Names data, benchmark and run folder.
+        model: Model folder or hub name.
+        role: What the model is in a comparison.
+        ui: Where progress goes.
+    """
+    context = Context(config.model_copy(update={"model": _with_path(config, model)}), ui)
+    former = read_manifest(context.folder)
+    if former is not None:
+        # The run keeps its own story; this adds a model to it.
+        context.log.adopt(former)
+    with context.log.running(keep_config=former is not None):
+        context.note_model(role, model)
+        evaluate_roles(context, {role: model})
+    if context.is_main:
+        finish(context)
+    context.accelerator.wait_for_everyone()
+    return context.folder.path
+
+
+def _with_path(config: RunConfig, path: str) -> ModelConfig:
+    return config.model.model_copy(update={"path": path})
+
+
+def finish(context: Context) -> None:
+    """Score what is stored, show the table, write card and report."""
+    config, folder, ui = context.config, context.folder, context.ui
+    if config.evaluation is not None:
+        results = score_run(config, folder)
+        _show(results, ui)
+        if "unlearned" in results and (folder.model / "config.json").is_file():
+            card = _card(context, list(results.values()))
+            atomic_write_text(folder.model / "README.md", card)
+    _report(folder, ui)
+
+
+def score(run: Path, *, retain_run: Path | None, preset: str | None, ui: Ui) -> None:
+    """Compute the results of a run again from its stored tables, and its report.
+
+    Args:
+        run: The run folder.
+        retain_run: Another run folder to take the retain model's tables from.
+        preset: Another preset of the benchmark.
+        ui: Where the table goes.
+
+    Raises:
+        InputError: It is not a run folder, or nothing is stored in it.
+    """
+    folder = RunFolder(path=run)
+    changes: dict[str, Any] = {}
+    if retain_run is not None:
+        changes["retain_run"] = str(retain_run)
+    if preset is not None:
+        changes["preset"] = preset
+    config = load_config(folder.path / "config.yaml")
+    if config.evaluation is None:
+        config = config.model_copy(update={"evaluation": EvaluationConfig()})
+    section = config.evaluation
+    assert section is not None, "filled in above"
+    config = config.model_copy(update={"evaluation": section.model_copy(update=changes)})
+    ui.stage(f"Score {run}")
+    _show(score_run(config, folder), ui)
+    _report(folder, ui)
+
+
+def _show(results: Mapping[str, ModelResults], ui: Ui) -> None:
+    columns, rows = scores_table(results)
+    ui.table("Results", columns, rows)
+    for text in reasons(results):
+        ui.note(f"Absent: {text}")
+
+
+def _report(folder: RunFolder, ui: Ui) -> None:
+    path = write_report(folder.path)
+    ui.note(f"Report: {path}")
+
+
+def report(runs: Sequence[Path], *, output: Path | None, ui: Ui) -> Path:
+    """Write the report of one run, or a comparison of several; returns the page.
+
+    Args:
+        runs: Run folders.
+        output: Where the files go; the first run folder if None.
+        ui: Where the table goes.
+    """
+    if len(runs) == 1:
+        path = write_report(runs[0], output)
+    else:
+        path = write_comparison(runs, runs[0] if output is None else output)
+        table = compare(runs)
+        shown = console_rows(table)
+        ui.table(table.caption, shown.headers, shown.rows)
+    ui.note(f"Report: {path}")
+    return path
+
+
+# The main job -----------------------------------------------------------------------------------
+
+
+def demo(ui: Ui, *, config: RunConfig) -> Path:
+    """Everything from the base model to the report: targets, proxies, unlearning, evaluation."""
+    started = time.monotonic()
+    context = Context(config, ui)
+    with context.log.running():
+        models = starting_models(context)
+        if config.method is not None and "proxy" in method_of(config.method).streams:
+            written_proxies(context)
+        models["unlearned"] = str(unlearned(context, models["target"]))
+        evaluate_roles(context, models)
+    if context.is_main:
+        finish(context)
+        minutes = (time.monotonic() - started) / 60
+        peak = (peak_memory_bytes() or 0) / 2**30
+        ui.note(f"Took {minutes:.1f} minutes; peak memory {peak:.2f} GiB.")
+    return context.folder.path
