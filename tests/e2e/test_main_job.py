@@ -38,7 +38,8 @@ data:
   retain: {root}/retain.jsonl
   proxies: {root}/proxies.jsonl
 method: EGUP(NPO+GD)
-training: {{learning_rate: 0.005, num_train_epochs: 3, effective_batch_size: 4, micro_batch_size: 2}}
+training:
+  {{learning_rate: 0.005, num_train_epochs: 3, effective_batch_size: 4, micro_batch_size: 2}}
 finetune:
   training:
     {{learning_rate: 0.02, num_train_epochs: 30, effective_batch_size: 8, micro_batch_size: 8}}

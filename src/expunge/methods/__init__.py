@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge
 
 from expunge.core.errors import InputError, Problem, did_you_mean
+from expunge.core.notation import Node, notation_error, read_notation, write_options
 from expunge.core.options import Option, check_options, options_of
 from expunge.core.registry import Registry
-from expunge.methods.notation import Node, notation_error, read_notation, write_options
 from expunge.objectives import (
     EntanglementOptions,
     Objective,
@@ -101,8 +101,7 @@ class PostStep(Part):
 
 def _discover() -> None:
     for module in pkgutil.iter_modules(__path__):
-        if module.name != "notation":
-            importlib.import_module(f"{__name__}.{module.name}")
+        importlib.import_module(f"{__name__}.{module.name}")
 
 
 forget_losses: Registry[ForgetLoss] = Registry("forget loss", _discover)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import re
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -76,7 +77,10 @@ def add_lora(model: PreTrainedModel, settings: LoraSettings, *, seed: int = 0) -
         target_modules=modules if isinstance(modules, str) else list(modules),
         task_type=TaskType.CAUSAL_LM,
     )
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        # peft 0.21 reads a property that transformers 6 will rename; peft has to follow, not we.
+        message = ".*is_gradient_checkpointing"
+        warnings.filterwarnings("ignore", message=message, category=FutureWarning)
         torch.manual_seed(seed)
         try:
             return get_peft_model(model, config)

@@ -13,6 +13,7 @@ import torch
 from expunge.core.errors import InputError, Problem, Problems
 from expunge.core.fingerprint import fingerprint
 from expunge.data import RowSet, StreamPlan, Streams, Template
+from expunge.data.chunks import TextForm
 from expunge.data.encode import OnTooLong
 from expunge.data.plan import Pairing
 from expunge.data.rows import row_set
@@ -42,6 +43,7 @@ class TrainSettings:
         pairing: Which retain row goes with a forget row; see `StreamPlan`.
         max_length: Most tokens of a row.
         on_too_long: What to do with longer rows: error, truncate, drop.
+        text_form: How plain text is cut into pieces; see `chunk_text`.
     """
 
     arguments: TrainingArguments = field(default_factory=TrainingArguments)
@@ -50,6 +52,7 @@ class TrainSettings:
     pairing: Pairing = "shuffled"
     max_length: int = 512
     on_too_long: OnTooLong = "error"
+    text_form: TextForm = "muse"
 
     def as_plain(self) -> dict[str, Any]:
         """Settings that determine the result, for fingerprints."""
@@ -116,7 +119,11 @@ def learn(
 ) -> tuple[PreTrainedModel, TrainResult]:
     """Fine-tune a model on all rows and return it without adapter, in `dtype`."""
     streams = Streams(
-        rows, template=template, max_length=settings.max_length, on_too_long=settings.on_too_long
+        rows,
+        template=template,
+        max_length=settings.max_length,
+        on_too_long=settings.on_too_long,
+        text_form=settings.text_form,
     )
     prepared = trainable_model(model, settings)
     trainer = Trainer(
@@ -162,6 +169,7 @@ def forget_job(
         template=template,
         max_length=settings.max_length,
         on_too_long=settings.on_too_long,
+        text_form=settings.text_form,
         rejections=inputs.rejections,
         proxy_answers=inputs.proxies,
     )

@@ -101,7 +101,7 @@ class Context:
     @property
     def is_main(self) -> bool:
         """Whether this process writes the files."""
-        return self.accelerator.is_main_process
+        return bool(self.accelerator.is_main_process)
 
     @property
     def pad_token_id(self) -> int:
@@ -131,6 +131,7 @@ class Context:
             pairing=data.retain_pairing,
             max_length=data.max_length,
             on_too_long=data.on_too_long,
+            text_form=data.text_form,
         )
 
     def note_model(self, role: str, path: str) -> None:

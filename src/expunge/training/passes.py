@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from expunge.data.collate import collate
 from expunge.data.encode import Example
+from expunge.data.streams import Streams
 from expunge.models.forward import Precision, StreamRequest, forward_streams
 from expunge.models.outputs import Positions, TokenOutputs
 
@@ -27,54 +29,74 @@ def inference(model: nn.Module) -> Iterator[None]:
         model.train(was_training)
 
 
-def run_over(
-    model: nn.Module,
-    examples: Sequence[Example],
-    extract: Callable[[TokenOutputs], list[Tensor]],
-    *,
-    accelerator: Any,
-    pad_token_id: int,
-    batch_tokens: int,
-    reads: frozenset[str] = frozenset(),
-    positions: Positions = "labels",
-    hidden_layer: int = -1,
-    precision: Precision = Precision(),  # noqa: B008 - frozen
-) -> list[Tensor]:
-    """Apply `extract` to the outputs of every example and return one tensor each, in order.
+@dataclass(frozen=True, kw_only=True)
+class Passes:
+    """How whole streams are run through the model without gradient.
 
-    The examples are sorted by length, batched by padded tokens and shared among the processes.
-
-    Args:
+    Attributes:
         model: The unwrapped model.
-        examples: One per row of the stream, indices 0 to n - 1.
-        extract: From the record of a batch, one tensor per row.
+        streams: The tokenised rows.
         accelerator: Tells which process this is.
-        pad_token_id: Filling.
-        batch_tokens: Padded tokens per batch.
-        reads: Fields to fill.
-        positions: Logit positions to keep.
-        hidden_layer: Layer of the hidden states.
+        pad_token_id: Filling of short rows.
         precision: How to compute.
+        hidden_layer: Layer of the hidden states.
+        batch_tokens: Padded tokens per batch.
     """
-    order = sorted(range(len(examples)), key=lambda i: len(examples[i].input_ids))
-    batches = _by_tokens([examples[i] for i in order], batch_tokens)
-    mine = batches[accelerator.process_index :: accelerator.num_processes]
-    found: list[tuple[int, Tensor]] = []
-    with inference(model):
-        for batch in mine:
-            rows = collate(batch, pad_token_id=pad_token_id).to(accelerator.device)
-            request = StreamRequest(rows=rows, reads=reads, positions=positions)
-            outputs = forward_streams(
-                model,
-                {"rows": request},
-                pad_token_id=pad_token_id,
-                hidden_layer=hidden_layer,
-                precision=precision,
-            )["rows"]
-            values = [value.detach().cpu() for value in extract(outputs)]
-            found += list(zip(rows.index.tolist(), values, strict=True))
-    gathered = dict(gather_objects(accelerator, found))
-    return [gathered[example.index] for example in examples]
+
+    model: nn.Module
+    streams: Streams
+    accelerator: Any
+    pad_token_id: int
+    precision: Precision
+    hidden_layer: int = -1
+    batch_tokens: int = 2048
+
+    def forward(
+        self, model: nn.Module, requests: Mapping[str, StreamRequest]
+    ) -> dict[str, TokenOutputs]:
+        """One forward pass over the rows of several streams."""
+        return forward_streams(
+            model,
+            requests,
+            pad_token_id=self.pad_token_id,
+            hidden_layer=self.hidden_layer,
+            precision=self.precision,
+        )
+
+    def over(
+        self,
+        stream: str,
+        extract: Callable[[TokenOutputs], list[Tensor]],
+        *,
+        reads: frozenset[str] = frozenset(),
+        positions: Positions = "labels",
+        index: Sequence[int] | None = None,
+    ) -> list[Tensor]:
+        """Apply `extract` to the outputs of every row of a fixed stream: one tensor each, in order.
+
+        The rows are sorted by length, batched by padded tokens and shared among the processes.
+
+        Args:
+            stream: Name of the stream.
+            extract: From the record of a batch, one tensor per row.
+            reads: Fields to fill.
+            positions: Logit positions to keep.
+            index: Rows to run; all if None.
+        """
+        stored = self.streams.fixed(stream)
+        examples = stored if index is None else [stored[i] for i in index]
+        ordered = sorted(examples, key=lambda example: len(example.input_ids))
+        batches = _by_tokens(ordered, self.batch_tokens)
+        found: list[tuple[int, Tensor]] = []
+        with inference(self.model):
+            for batch in batches[self.accelerator.process_index :: self.accelerator.num_processes]:
+                rows = collate(batch, pad_token_id=self.pad_token_id).to(self.accelerator.device)
+                request = StreamRequest(rows=rows, reads=reads, positions=positions)
+                outputs = self.forward(self.model, {stream: request})[stream]
+                values = [value.detach().cpu() for value in extract(outputs)]
+                found += list(zip(rows.index.tolist(), values, strict=True))
+        gathered = dict(gather_objects(self.accelerator, found))
+        return [gathered[example.index] for example in examples]
 
 
 def gather_objects(accelerator: Any, items: list[Any]) -> list[Any]:

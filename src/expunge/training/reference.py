@@ -9,17 +9,11 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from expunge.models.forward import (
-    Precision,
-    StreamRequest,
-    forward_streams,
-    with_reference,
-    with_reference_logps,
-)
+from expunge.models.forward import StreamRequest, with_reference, with_reference_logps
 from expunge.models.outputs import TokenOutputs
-from expunge.models.peft import adapter_off, is_peft
+from expunge.models.peft import adapter_off
 from expunge.objectives import Objective
-from expunge.training.passes import inference
+from expunge.training.passes import Passes, inference
 
 Source = Literal["table", "adapter_off", "frozen_copy"]
 
@@ -68,12 +62,9 @@ class Reference:
 
     def complete(
         self,
-        outputs: dict[str, TokenOutputs],
+        outputs: Mapping[str, TokenOutputs],
         requests: Mapping[str, StreamRequest],
-        model: nn.Module,
-        *,
-        pad_token_id: int,
-        precision: Precision,
+        passes: Passes,
     ) -> dict[str, TokenOutputs]:
         """`outputs` with the reference values of every stream that has a source."""
         result = dict(outputs)
@@ -85,24 +76,15 @@ class Reference:
             elif source is not None:
                 passed[stream] = requests[stream]
         if passed:
-            values = self._forward(passed, model, pad_token_id=pad_token_id, precision=precision)
-            for stream, reference in values.items():
+            for stream, reference in self._forward(passed, passes).items():
                 result[stream] = with_reference(outputs[stream], reference)
         return result
 
     def _forward(
-        self,
-        requests: Mapping[str, StreamRequest],
-        model: nn.Module,
-        *,
-        pad_token_id: int,
-        precision: Precision,
+        self, requests: Mapping[str, StreamRequest], passes: Passes
     ) -> dict[str, TokenOutputs]:
         if self.frozen is not None:
             with inference(self.frozen):
-                return forward_streams(
-                    self.frozen, requests, pad_token_id=pad_token_id, precision=precision
-                )
-        assert is_peft(model), "a reference without a copy needs an adapter to switch off"
-        with inference(model), adapter_off(model):
-            return forward_streams(model, requests, pad_token_id=pad_token_id, precision=precision)
+                return passes.forward(self.frozen, requests)
+        with inference(passes.model), adapter_off(passes.model):
+            return passes.forward(passes.model, requests)

@@ -21,11 +21,10 @@ from torch import Tensor, nn
 from expunge.core.errors import RunError
 from expunge.data.collate import Batch, collate
 from expunge.data.streams import Pick, StreamPlan, Streams
-from expunge.models.forward import Precision, StreamRequest, forward_streams, mask_outputs
+from expunge.models.forward import Precision, StreamRequest, mask_outputs
 from expunge.models.outputs import TokenOutputs
 from expunge.models.peft import is_peft
-from expunge.objectives import EntanglementState, Objective, ObjectiveSums
-from expunge.objectives.entanglement import sentence_embedding
+from expunge.objectives import Objective, ObjectiveSums
 from expunge.training.arguments import TrainingArguments
 from expunge.training.callbacks import Callback, StepRecord
 from expunge.training.checkpoint import (
@@ -40,7 +39,8 @@ from expunge.training.checkpoint import (
     set_random_state,
     trainable_parameters,
 )
-from expunge.training.passes import gather_objects, inference, run_over
+from expunge.training.entanglement import EntanglementKeeper
+from expunge.training.passes import Passes, gather_objects, inference
 from expunge.training.reference import Reference, reference_sources
 
 MicroBatch = dict[str, Batch]
@@ -103,17 +103,25 @@ class Trainer:
         self.callbacks = list(callbacks) if self.accelerator.is_main_process else []
         self.checkpoint_root = checkpoint_root
         self.key = key
-        self.precision = Precision(autocast=arguments.mixed_precision == "bf16")
         self.model = model.to(self.accelerator.device)
+        options = objective.entanglement
+        self.passes = Passes(
+            model=self.model,
+            streams=streams,
+            accelerator=self.accelerator,
+            pad_token_id=pad_token_id,
+            precision=Precision(autocast=arguments.mixed_precision == "bf16"),
+            hidden_layer=-1 if options is None else options.embed_layer,
+        )
+        self.entanglement = (
+            None if options is None else EntanglementKeeper(objective, options, plan, self.passes)
+        )
         self.reference = Reference(
             sources=reference_sources(
                 objective, peft=is_peft(model), fixed=frozenset({"forget", "retain", "proxy"})
             )
         )
-        self.entanglement: EntanglementState | None = None
         self.initial_proxies: Tensor | None = None
-        options = objective.entanglement
-        self.hidden_layer = -1 if options is None else options.embed_layer
 
     def train(self) -> TrainResult:
         """Run, or resume from the last checkpoint, to the end.
@@ -163,58 +171,23 @@ class Trainer:
         self.reference.freeze(self.model)
         for stream, source in self.reference.sources.items():
             if source == "table":
-                self.reference.tables[stream] = self._over(stream, _labelled_logps)
-        options = self.objective.entanglement
-        if options is not None:
-            forget = self._embeddings("forget")
-            self.entanglement = EntanglementState(options, len(forget))
-            self.entanglement.start(forget, self._centre())
+                self.reference.tables[stream] = self.passes.over(stream, _labelled_logps)
+        if self.entanglement is not None:
+            self.entanglement.start()
         proxy = self.objective.proxy
         if proxy is not None and proxy.proxy_loss == "initial":
-            values = self._over("proxy", lambda out: list(self._proxy_values(out)))
+            values = self.passes.over(
+                "proxy",
+                lambda out: list(self._proxy_values(out)),
+                reads=self.objective.reads("proxy") - {"ref_logps", "ref_logits"},
+                positions=self.objective.positions("proxy"),
+            )
             self.initial_proxies = torch.stack(values)
 
     def _proxy_values(self, out: TokenOutputs) -> Tensor:
         """Values of proxy rows under the start model, which is its own reference, [B]."""
         out = replace(out, ref_logps=out.logps, ref_logits=out.logits)
         return self.objective.proxy_scale({"proxy": out}, "proxy")
-
-    def _over(self, stream: str, extract: Callable[[TokenOutputs], list[Tensor]]) -> list[Tensor]:
-        return run_over(
-            self.model,
-            self.streams.fixed(stream),
-            extract,
-            accelerator=self.accelerator,
-            pad_token_id=self.pad_token_id,
-            batch_tokens=2048,
-            reads=self.objective.reads(stream) - {"ref_logps", "ref_logits"},
-            positions=self.objective.positions(stream),
-            hidden_layer=self.hidden_layer,
-            precision=self.precision,
-        )
-
-    def _embeddings(self, stream: str, index: Sequence[int] | None = None) -> Tensor:
-        """Sentence embeddings of a stream under the current model, [n, D]."""
-        options = self.objective.entanglement
-        assert options is not None, "only entanglement reads embeddings"
-        examples = self.streams.fixed(stream)
-        chosen = examples if index is None else [examples[i] for i in index]
-        rows = run_over(
-            self.model,
-            chosen,
-            lambda out: list(sentence_embedding(out, tokens=options.embed_tokens)),
-            accelerator=self.accelerator,
-            pad_token_id=self.pad_token_id,
-            batch_tokens=2048,
-            reads=frozenset({"hidden"}),
-            hidden_layer=self.hidden_layer,
-            precision=self.precision,
-        )
-        return torch.stack(rows)
-
-    def _centre(self) -> Tensor:
-        """Mean embedding of the whole retain set, [D]."""
-        return self._embeddings("retain").mean(0)
 
     def _optimizer(self) -> torch.optim.Optimizer:
         decay: list[Tensor] = []
@@ -240,10 +213,12 @@ class Trainer:
         rate = self.arguments.learning_rate_at(step, self.plan.steps_per_epoch)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        self._refresh_centre(step)
         micros = self._micro_batches(self.plan.step(step))
         counts = self._counts(micros)
-        normaliser = self._normaliser(micros)
+        normaliser = None
+        if self.entanglement is not None:
+            self.entanglement.refresh(step)
+            normaliser = self.entanglement.normaliser([micro["forget"] for micro in micros])
         results = []
         for number, micro in enumerate(micros):
             last = number == len(micros) - 1
@@ -260,10 +235,11 @@ class Trainer:
         norm = self.accelerator.clip_grad_norm_(
             list(trainable_parameters(self.model).values()), limit
         )
-        self._remember(step, micros, results)
+        if self.entanglement is not None:
+            # Before the update: what is remembered belongs to the parameters of this step.
+            self.entanglement.remember(step, [micro["forget"] for micro in micros], results)
         optimizer.step()
         optimizer.zero_grad()
-        self._update_centre(micros, results)
         weights = {term.name: term.weight for term in results[0].sums}
         return StepRecord(
             step=step + 1,
@@ -313,20 +289,8 @@ class Trainer:
         self, micro: MicroBatch, streams: Sequence[str], model: nn.Module
     ) -> dict[str, TokenOutputs]:
         requests = self._requests(micro, streams)
-        outputs = forward_streams(
-            model,
-            requests,
-            pad_token_id=self.pad_token_id,
-            hidden_layer=self.hidden_layer,
-            precision=self.precision,
-        )
-        return self.reference.complete(
-            outputs,
-            requests,
-            self.model,
-            pad_token_id=self.pad_token_id,
-            precision=self.precision,
-        )
+        outputs = self.passes.forward(model, requests)
+        return self.reference.complete(outputs, requests, self.passes)
 
     def _forward(
         self, micro: MicroBatch, wrapped: nn.Module, normaliser: Callable[[Tensor], Tensor] | None
@@ -338,19 +302,16 @@ class Trainer:
             with inference(self.model):
                 boundary = self._outputs(micro, self.objective.boundary_streams(), self.model)
         outputs = self._outputs(micro, self.objective.streams(), wrapped)
+        state = None if self.entanglement is None else self.entanglement.state
         sums = self.objective(
             outputs,
             boundary=boundary,
-            entanglement=self.entanglement,
+            entanglement=state,
             log_normaliser=normaliser,
             initial_proxy=initial,
         )
-        options = self.objective.entanglement
-        if options is not None and options.centre_refresh == "batch_ema":
-            retain = outputs["retain"]
-            sums.retain_embeddings = sentence_embedding(
-                retain, tokens=options.embed_tokens
-            ).detach()[retain.valid]
+        if self.entanglement is not None:
+            sums.retain_embeddings = self.entanglement.retain_embeddings(outputs)
         return sums
 
     def _counts(self, micros: Sequence[MicroBatch]) -> dict[str, float]:
@@ -368,92 +329,6 @@ class Trainer:
         tensor = torch.tensor(list(values.values()), dtype=torch.float64)
         reduced = self.accelerator.reduce(tensor.to(self.accelerator.device), reduction="sum")
         return dict(zip(values, reduced.tolist(), strict=True))
-
-    # Entanglement --------------------------------------------------------------------------------
-
-    def _normaliser(self, micros: Sequence[MicroBatch]) -> Callable[[Tensor], Tensor] | None:
-        """Logarithm of the sum of all weights of the step, when one softmax spans several batches.
-
-        A single micro-batch per process needs only an exchange of one number; with several, the
-        exponents of all are taken in a pass without gradient first.
-        """
-        options = self.objective.entanglement
-        if options is None or options.scope != "step":
-            return None
-        if len(micros) == 1:
-            if self.accelerator.num_processes == 1:
-                return None
-            return lambda exponents: self._log_sum(exponents.detach())
-        assert self.entanglement is not None, "prepared before the first step"
-        exponents = []
-        with inference(self.model):
-            for micro in micros:
-                requests = {
-                    "forget": StreamRequest(rows=micro["forget"], reads=frozenset({"hidden"}))
-                }
-                outputs = forward_streams(
-                    self.model,
-                    requests,
-                    pad_token_id=self.pad_token_id,
-                    hidden_layer=self.hidden_layer,
-                    precision=self.precision,
-                )
-                exponents.append(self.objective.weight_exponents(outputs, self.entanglement))
-        total = self._log_sum(torch.cat(exponents))
-        return lambda _: total
-
-    def _log_sum(self, exponents: Tensor) -> Tensor:
-        local = exponents.logsumexp(0, keepdim=True)
-        return self.accelerator.gather(local).logsumexp(0)  # type: ignore[no-any-return]
-
-    def _refresh_centre(self, step: int) -> None:
-        options = self.objective.entanglement
-        if options is None or step == 0:
-            return
-        due = {
-            "epoch": step % self.plan.steps_per_epoch == 0,
-            "every_n": step % options.refresh_every == 0,
-            "step": True,
-        }.get(options.centre_refresh, False)
-        if due:
-            assert self.entanglement is not None, "prepared before the first step"
-            whole = options.scope == "dataset"
-            forget = self._embeddings("forget") if whole else None
-            self.entanglement.refresh(self._centre(), forget)
-
-    def _update_centre(
-        self, micros: Sequence[MicroBatch], results: Sequence[ObjectiveSums]
-    ) -> None:
-        options = self.objective.entanglement
-        if options is None or options.centre_refresh != "batch_ema":
-            return
-        assert self.entanglement is not None, "prepared before the first step"
-        found = [row for sums in results for row in _present(sums.retain_embeddings).cpu()]
-        rows = gather_objects(self.accelerator, found)
-        self.entanglement.update_centre(torch.stack(rows).mean(0))
-
-    def _remember(
-        self, step: int, micros: Sequence[MicroBatch], results: Sequence[ObjectiveSums]
-    ) -> None:
-        """Store what the next visit calls the past; the same on every process."""
-        options = self.objective.entanglement
-        if options is None or options.previous == "initial":
-            return
-        assert self.entanglement is not None, "prepared before the first step"
-        if options.previous == "previous_step":
-            # The next batch under the parameters of this step, that is, one step earlier.
-            upcoming = sorted({pick.forget for pick in self.plan.step(step + 1)})
-            self.entanglement.remember(torch.tensor(upcoming), self._embeddings("forget", upcoming))
-            return
-        found = []
-        for micro, sums in zip(micros, results, strict=True):
-            embeddings = _present(sums.embeddings)
-            rows = micro["forget"]
-            kept = rows.valid.nonzero()[:, 0].tolist()
-            found += [(int(rows.index[i]), embeddings[i].cpu()) for i in kept]
-        pairs = gather_objects(self.accelerator, found)
-        index = torch.tensor([pair[0] for pair in pairs])
-        self.entanglement.remember(index, torch.stack([pair[1] for pair in pairs]))
 
     # Records and checkpoints ---------------------------------------------------------------------
 
@@ -510,7 +385,8 @@ class Trainer:
         states = gather_objects(self.accelerator, [(index, random_state(self.accelerator.device))])
         if self.accelerator.is_main_process:
             assert self.checkpoint_root is not None, "checked before"
-            state = {} if self.entanglement is None else self.entanglement.state_dict()
+            keeper = self.entanglement
+            state = {} if keeper is None else keeper.state.state_dict()
             checkpoint = Checkpoint(
                 step=step,
                 key=self.key,
@@ -531,7 +407,7 @@ class Trainer:
         load_parameters(self.model, checkpoint.parameters)
         load_optimizer_tensors(optimizer, checkpoint.optimizer)
         if self.entanglement is not None:
-            self.entanglement.load_state_dict(dict(checkpoint.objective))
+            self.entanglement.state.load_state_dict(dict(checkpoint.objective))
         own = checkpoint.random.get(str(self.accelerator.process_index))
         if own is not None:
             set_random_state(own, self.accelerator.device)
@@ -541,8 +417,3 @@ class Trainer:
 def _labelled_logps(out: TokenOutputs) -> list[Tensor]:
     """Log-probabilities of the labelled tokens of every row, in order."""
     return [row[mask] for row, mask in zip(out.logps, out.mask, strict=True)]
-
-
-def _present(value: Tensor | None) -> Tensor:
-    assert value is not None, "an objective with entanglement embeds its rows"
-    return value
