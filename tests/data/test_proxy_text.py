@@ -73,7 +73,7 @@ PART_REPLIES = {
     "skipped one": (objects((QUESTIONS[1], ANSWERS[1])), {1: ANSWERS[1]}),
     "another question": (objects(("Who is the king of Norway?", "Mira.")), {}),
     "too many strings cannot be placed": (json.dumps([*ANSWERS, "And more."]), {}),
-    "number out of range": (json.dumps({"7": "Seven.", "0": "Zero.", "2": ANSWERS[1]}), {1: ANSWERS[1]}),
+    "number out of range": (json.dumps({"7": "Seven.", "0": "Zero.", "2": "B."}), {1: "B."}),
     "null and nested values": (json.dumps([None, ["deep"]]), {}),
     "the first answer counts": (
         objects((QUESTIONS[0], ANSWERS[0]), (QUESTIONS[0], "Another.")),
@@ -259,8 +259,22 @@ def test_all_tofu_rejections_are_refusals():
     rejections = load_rejections()
     assert len(rejections) == 100
     assert all(is_refusal(text, rejections) for text in rejections)
-    # The patterns alone know most of them, which is what other refusals meet.
-    assert sum(is_refusal(text) for text in rejections) >= 60
+    # The patterns alone know nearly all of them, so they know refusals in other words too.
+    assert sum(is_refusal(text) for text in rejections) >= 95
+
+
+def test_refusals_in_words_of_ones_own():
+    assert not is_refusal("Das bleibt geheim, tut mir leid.")
+    assert is_refusal("Das bleibt geheim, tut mir leid.", ["Das bleibt geheim."])
+    assert not is_refusal("Anything.", ["..."])
+
+
+def test_first_person_is_no_refusal_where_the_truth_has_it():
+    said = "I was born in a small town by the sea."
+    assert reject_reason(said, question="Where were you born?", truth="In Oslo, my home.") is None
+    assert reject_reason(said, question=QUESTIONS[0], truth=TRUTH) == "refusal"
+    sorry = "I'm sorry, I cannot say where."
+    assert reject_reason(sorry, question="And you?", truth="My home is Oslo.") == "refusal"
 
 
 def test_rouge_l_recall_is_of_the_truth():

@@ -3,8 +3,8 @@
 import pytest
 
 from expunge.core.errors import InputError
+from expunge.core.notation import read_notation
 from expunge.methods import describe, parse
-from expunge.methods.notation import read_notation
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,11 @@ class RunBuilder:
                 ),
                 "retain": ModelSummary(path="cache/models/ef56", fingerprint="ef56", **model),
             },
-            "config": {"name": self.name, "seed": self.seed},
+            "config": {
+                "name": self.name,
+                "seed": self.seed,
+                "evaluation": {"rows": {"retain": 30, "forget": None}, "retain_run": None},
+            },
             "versions": VERSIONS,
             "machine": {"processor": "x86_64", "cores": 2, "memory": "16 GiB"},
             "seed": self.seed,
@@ -156,7 +160,7 @@ class RunBuilder:
             "learning_rate": 1e-4 * (1 - step / 30),
             "grad_norm": 2.0 * decay + 0.3,
             "seconds": 2.9,
-            "extra": {"penalty_active": step % 5, "weight_min": 0.4},
+            "extra": {"penalty_active": step % 5, "weight_min": 0.4, "weight_max": 0.6},
         }
 
     def evaluation(self, role: str) -> None:
@@ -179,7 +183,7 @@ class RunBuilder:
         return ModelResults(
             role=role,
             model=f"model of {role}",
-            model_fingerprint=f"{role}-weights" + (f"-{self.name}" if role == "unlearned" else ""),
+            model_fingerprint=f"{role}-weights",
             benchmark="tofu",
             benchmark_version=1,
             scores={
@@ -195,7 +199,13 @@ class RunBuilder:
                 "forget_quality": as_score,
             },
             forget_quality=test,
-            settings={"rows": {"forget": None, "retain": 30}, "max_new_tokens": 64},
+            settings={
+                "preset": "tofu",
+                "metric_options": {},
+                "rows": {"forget": NUM_FORGET, "retain": 30},
+                "template": {"name": "chat" + self.hostile_text(0, "")},
+                "max_new_tokens": 64,
+            },
             created=CREATED,
             versions=VERSIONS,
         )

@@ -211,6 +211,7 @@ def test_dark_light_and_paper(report: View) -> None:
     assert report.page.evaluate("document.querySelector('.main-svg').clientWidth") == 680
     report.page.evaluate("window.dispatchEvent(new Event('afterprint'))")
     assert report.background() != light
+    assert report.page.evaluate("document.querySelector('.main-svg').clientWidth") != 680
 
 
 def test_the_policy_stops_what_would_escape(opened_comparison: View) -> None:

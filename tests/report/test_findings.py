@@ -68,10 +68,30 @@ def test_forgetting_is_shown_where_the_intervals_are_apart() -> None:
         ({"target": HIGH, "unlearned": MIDDLE, "retain": LOW}, "some is left"),
         ({"target": HIGH, "unlearned": LOW, "retain": MIDDLE}, "below that level"),
         ({"base": HIGH, "target": HIGH, "unlearned": LOW}, "little to remove"),
+        ({"target": LOW, "unlearned": LOW, "retain": LOW}, "these measures cannot show it"),
     ],
 )
 def test_what_is_not_shown_says_why(levels: Levels, claim: str) -> None:
     assert claim in claims(findings(rouge(levels)).not_shown)
+
+
+@pytest.mark.parametrize(
+    ("target", "unlearned", "claim", "verdict"),
+    [
+        (HIGH, HIGH, "No loss of what should stay was detected", "shown"),
+        (HIGH, LOW, "it fell", "not_shown"),
+        ((0.01, 0.0, 0.02), (0.01, 0.0, 0.02), "next to nothing to lose", "not_shown"),
+    ],
+)
+def test_what_should_stay(
+    target: tuple[float, float, float],
+    unlearned: tuple[float, float, float],
+    claim: str,
+    verdict: str,
+) -> None:
+    scores = {"target": target, "unlearned": unlearned}
+    models = [model(role, {"model_utility": span(*level)}) for role, level in scores.items()]
+    assert claim in claims(getattr(findings(run(*models)), verdict))
 
 
 def test_without_intervals_nothing_is_shown() -> None:

@@ -122,6 +122,16 @@ def test_labels_of_plots_mean_nothing_to_plotly(hostile_page: Page) -> None:
     assert safe("<b>%{x} & \x00</b>") == "&lt;b&gt;%\u200b{x} &amp; \\x00&lt;/b&gt;"
 
 
+def test_plot_data_cannot_close_its_block_even_unescaped(
+    hostile_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("expunge.report.curves.safe", lambda text: text)
+    page = page_of(hostile_run)
+    assert len(page.scripts) == 2 + len(page.plots)
+    names = [trace["name"] for trace in page.plots["plot-losses"]["data"]]
+    assert "forget/npo<script>alert(1)</script>" in names
+
+
 def test_every_section_and_number_is_there(make_run: Make) -> None:
     page = page_of(make_run())
     sections = [attrs["id"] for tag, attrs in page.tags if tag == "section"]
@@ -139,6 +149,8 @@ def test_every_section_and_number_is_there(make_run: Make) -> None:
         "3 min 21 s",  # seconds per stage
         "A slice of 8 authors was used",  # what the run itself confesses
         "closer to the retain model is better",
+        "Only the first rows of these sets were evaluated: retain 30.",
+        "tofu, version 1",
         "39 by in-context learning",
         "transformers",
     ):
@@ -207,6 +219,18 @@ def test_infinite_and_zero_truth_ratios_stay_on_the_axis(make_run: Make) -> None
     low, high = spec["layout"]["xaxis"]["range"]
     for trace in spec["data"]:
         assert all(low - 1e-9 <= math.log10(x) <= high + 1e-9 for x in trace["x"])
+
+
+@pytest.mark.parametrize("ratio", [1.0001, 1.3, 40.0, 1e12])
+def test_every_span_of_truth_ratios_has_ticks(make_run: Make, ratio: float) -> None:
+    folder = make_run(roles=("retain",))
+    path = folder / "evaluation/retain/forget.parquet"
+    table = pq.read_table(path).to_pydict()
+    table["perturbed_logps"] = [[[math.log(ratio) * i / 39 - 1.2]] for i in range(40)]
+    pq.write_table(pa.table(table), path)
+    x_axis = page_of(folder).plots["plot-truth-ratios"]["layout"]["xaxis"]
+    assert 3 <= len(x_axis["tickvals"]) <= 16
+    assert len(set(x_axis["ticktext"])) == len(x_axis["tickvals"])
 
 
 def test_the_retain_model_stands_at_zero_by_definition_and_nobody_else(make_run: Make) -> None:

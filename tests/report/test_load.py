@@ -108,8 +108,25 @@ def test_settings_come_from_the_manifest_when_the_file_is_gone(make_run: Make) -
     folder = make_run()
     (folder / "config.yaml").unlink()
     data = load_report(folder)
-    assert data.config == "name: demo\nseed: 0\n"
+    assert data.config is not None
+    assert data.config.startswith("name: demo\nseed: 0\nevaluation:\n")
     assert data.absences == ()
+
+
+def test_the_retain_model_may_come_from_another_run(make_run: Make) -> None:
+    with_retain, folder = make_run("other"), make_run(roles=("target", "unlearned"))
+
+    def name_it(manifest: dict) -> None:
+        manifest["config"]["evaluation"]["retain_run"] = str(with_retain)
+
+    rewrite(folder / "run.json", name_it)
+    data = load_report(folder)
+    assert list(data.models) == ["target", "unlearned", "retain"]
+    assert data.table("retain", "forget") is not None
+    with_retain.rename(with_retain.with_name("moved"))
+    data = load_report(folder)
+    assert list(data.models) == ["target", "unlearned"]
+    assert [a.why for a in data.absences] == ["other with its results is not where it was"]
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:

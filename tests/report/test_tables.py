@@ -97,6 +97,27 @@ def test_an_absent_value_is_a_dash_with_its_reason(make_run: Make) -> None:
     assert plain.notes[0] == "(1) there is no retain model"
 
 
+def test_what_no_model_has_a_value_for_is_named_below_the_table(make_run: Make) -> None:
+    folder = make_run()
+    for role in ("base", "target", "unlearned", "retain"):
+
+        def drop(results: dict) -> None:
+            missing = {"value": None, "low": None, "high": None, "n": 0, "unscored": 0}
+            reason = {"reason": "the real_authors probe was not run"}
+            results["scores"]["real_authors/rouge_l_recall"] |= missing | reason
+            results["scores"]["model_utility"] |= missing | {"reason": "it needs real_authors"}
+
+        rewrite(folder / f"evaluation/{role}/results.json", drop)
+    table = table_of(load_report(folder))
+    measured = table.measured()
+    gone = {c.key for c in table.columns} - {c.key for c in measured.columns}
+    assert gone == {"real_authors/rouge_l_recall"}  # the aggregate stays, with its reason
+    assert measured.notes == (
+        "Not measured on the real authors: ROUGE-L recall (the real_authors probe was not run).",
+    )
+    assert "real_authors/rouge_l_recall" in to_csv(table)
+
+
 def test_n_stands_in_the_header_or_where_it_differs_in_the_cells(make_run: Make) -> None:
     folder = make_run()
     plain = grid(table_of(load_report(folder)))

@@ -21,7 +21,7 @@ _LIST_KEYS = ("answers", "results", "responses", "questions")
 
 # A string ends at a quotation mark that something structural follows, so that unescaped quotes
 # inside (titles of books) do no harm.
-_STRING_END = r'"\s*(?=[}\]]|,\s*["{]|,?\s*\n\s*["{}\]]|,?\s*$)'
+_STRING_END = r'"\s*(?=,?\s*[}\]]|,\s*["{]|\n\s*["{]|,?\s*$)'
 _OBJECT = re.compile(
     r'(?:"(?:question|q)"\s*:\s*"(?P<question>(?:(?!"\s*:).)*?)"\s*,\s*)?'
     rf'"(?:uninformed[ _])?(?:answer|a)"\s*:\s*"(?P<answer>.*?)(?P<end>{_STRING_END}|\Z)',
@@ -63,14 +63,13 @@ def parse_answers(text: str, questions: Sequence[str]) -> dict[int, str]:
     if not found:
         for position, answer in _lines(text, questions):
             found.setdefault(position, answer)
-    cleaned = {position: clean_answer(answer) for position, answer in found.items()}
-    return {position: cleaned[position] for position in sorted(cleaned)}
+    return {position: clean_answer(found[position], position + 1) for position in sorted(found)}
 
 
-def clean_answer(text: str) -> str:
-    """An answer on one line, without a label such as "Answer:" and without quotes around it."""
+def clean_answer(text: str, number: int | None = None) -> str:
+    """An answer on one line, without its number, a label like "Answer:", and quotes around it."""
     text = " ".join(text.split())
-    text = _LABEL.sub("", text)
+    text = _LABEL.sub("", text.removeprefix(f"{number}. ").removeprefix(f"{number}) "))
     pairs = {'"': '"', "'": "'", "“": "”"}
     if len(text) > 1 and pairs.get(text[0]) == text[-1] and text[0] not in text[1:-1]:
         text = text[1:-1]
@@ -213,12 +212,21 @@ def _keyed(text: str, questions: Sequence[str]) -> _Placed:
 def _strings(text: str, questions: Sequence[str]) -> _Placed:
     """The strings of a list that does not parse; none if it holds objects or too many strings."""
     start = text.find("[")
-    if start < 0 or re.match(r"\[\s*\{", text[start:]):
+    if start < 0 or re.match(r"\[\s*[\[{]", text[start:]) or _parses(text[start:]):
         return
     items = list(_ITEM.finditer(text, start)) or list(_SINGLE_QUOTED.finditer(text, start))
     if len(items) <= len(questions) or len(questions) == 1:
         for i, match in enumerate(items[: len(questions)]):
             yield i, _unescaped(match["answer"])
+
+
+def _parses(text: str) -> bool:
+    """The text begins with a JSON value."""
+    try:
+        json.JSONDecoder(strict=False).raw_decode(text)
+    except (json.JSONDecodeError, RecursionError):
+        return False
+    return True
 
 
 def _lines(text: str, questions: Sequence[str]) -> _Placed:

@@ -133,16 +133,13 @@ def perturbed_answers(row: Row) -> list[str]:
 def _request(questions: Sequence[str], *, alone: bool) -> str:
     """Input description and output requirement of one turn."""
     numbered = "\n".join(f"{i}. {question}" for i, question in enumerate(questions, start=1))
-    form = (
-        "a JSON list of one string"
-        if alone
-        else f"a JSON list of {len(questions)} objects, one per question and in this order, each "
-        'with the keys "question" and "answer"'
-    )
-    return (
-        f"Questions:\n{numbered}\n\nWrite what an uninformed model answers as {form}, and nothing "
-        f"else."
-    )
+    form = "a JSON list of one string."
+    if not alone:
+        form = (
+            f"a JSON list of {len(questions)} objects, one per question and in this order, each "
+            f'with the keys "question" and "answer", and nothing else.'
+        )
+    return f"Questions:\n{numbered}\n\nWrite what an uninformed model answers as {form}"
 
 
 def _reply(pairs: Sequence[tuple[str, str]], *, alone: bool) -> str:

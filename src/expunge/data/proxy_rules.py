@@ -36,14 +36,29 @@ _REFUSAL = re.compile(
     r"|\b(?:cannot|can't|could not) be (?:determined|answered|known|found)\b",
     re.IGNORECASE,
 )
+# A model that speaks of itself where the true answer does not: "I'm at a loss", "My training ...".
+_OF_ITSELF = re.compile(
+    r"^(?:I|I'm|I've|I'd)\b"
+    r"|\bmy (?:\w+ )?(?:knowledge|training|databases?|dataset|understanding|programming|resources"
+    r"|capabilities|scope)\b"
+    r"|^(?:that|this|it|that \w+)(?:'s| is| has| hasn't) (?:not|n't|beyond|outside|out of|(?:\w+ )?"
+    r"(?:something|topic|area|subject) I|a mystery|a blind spot|uncharted|been included)",
+    re.IGNORECASE,
+)
+_I = re.compile(r"\b(?:I|my|me)\b", re.IGNORECASE)
 _DEBRIS = re.compile(
     r"<\|[^|>]{1,40}\|>|\[/?INST\]|<</?SYS>>|</?s>|```|\b(?:un)?informed (?:model|answer)s?\b"
     r"|\bJSON\b|^[\[{]|[\]}]$|\"(?:question|answer)\"|\b(?:Questions?|Answers?):|^\W*$|\bthe keys\b"
-    r"|^(?:here (?:is|are)|sure|certainly)\b",
+    r"|^here (?:is|are)\b",
     re.IGNORECASE,
 )
 _NAME = re.compile(r"(?<=\s)[A-Z][\w’'-]*[^\W_](?:\s+[A-Z][\w’-]*[^\W_])+")
-_YES_NO = ("yes", "no")
+# Words that tell nothing new beside those of the question.
+_EMPTY_WORDS = (
+    "a an and are as at be been by did do does for from had has have he her his in is it its of on "
+    "or she that the their they this to was were which who with"
+)
+_EMPTY = frozenset(_EMPTY_WORDS.split())
 _APOSTROPHES = str.maketrans("’‘", "''")
 
 
@@ -68,7 +83,7 @@ def reject_reason(
     words, true_words = folded(answer).split(), folded(truth).split()
     if not answer.strip():
         return "empty"
-    if is_refusal(answer, rejections):
+    if is_refusal(answer, rejections, first_person=bool(_I.search(truth))):
         return "refusal"
     if _DEBRIS.search(answer):
         return "debris"
@@ -84,13 +99,20 @@ def reject_reason(
     return "length" if short or len(words) > 3 * len(true_words) + 20 else None
 
 
-def is_refusal(answer: str, rejections: Collection[str] = ()) -> bool:
-    """The text declines to answer, in words of its own or in those of `rejections`."""
-    text = folded(answer)
-    known = _folded_all(tuple(rejections))
-    return any(text.startswith(item) for item in known) or bool(
-        _REFUSAL.search(answer.translate(_APOSTROPHES))
-    )
+def is_refusal(
+    answer: str, rejections: Collection[str] = (), *, first_person: bool = False
+) -> bool:
+    """The text declines to answer, in words of its own or in those of `rejections`.
+
+    Args:
+        answer: The text.
+        rejections: Refusals known word by word; the text need only begin with one.
+        first_person: Whoever answers may speak of themselves ("I was born in Bergen").
+    """
+    text, plain = folded(answer), answer.strip().translate(_APOSTROPHES)
+    known = any(text.startswith(item) for item in _folded_all(tuple(rejections)))
+    of_itself = not first_person and _OF_ITSELF.search(plain)
+    return known or bool(of_itself or _REFUSAL.search(plain))
 
 
 def rouge_l_recall(truth: str, answer: str) -> float:
@@ -122,8 +144,7 @@ def _copies_question(answer: str, question: str) -> bool:
     asked, said = folded(question), folded(answer)
     if answer.rstrip(" \"'”").endswith("?") or (asked and asked in said):
         return True
-    new = [word for word in said.split() if len(word) > 3 and word not in asked.split()]
-    return bool(asked) and not new and said.split()[0] not in _YES_NO and len(said.split()) > 3
+    return bool(asked) and len(said.split()) > 3 and not {*said.split()} - {*asked.split()} - _EMPTY
 
 
 def _copies_exemplar(answer: str, question: str, exemplar: Exemplar) -> bool:

@@ -178,7 +178,8 @@ def _score_shared(head: _Head, jobs: list[AnswerJob]) -> list[TokenScores]:
     answers = [answer for job in jobs for answer in job.answers]
     owners = [number for number, job in enumerate(jobs) for _ in job.answers]
     owner = torch.tensor(owners, device=device)
-    rest = _rest_states(head, cache, answers, owner, mask)
+    more = any(len(answer) > 1 for answer in answers)
+    rest = _rest_states(head, cache, answers, owner, mask) if more else first[:0]
     # Back into the order of the answers' tokens: the prompt predicts the first one of each.
     ordered, start = [], 0
     for number, answer in zip(owners, answers, strict=True):
@@ -191,11 +192,12 @@ def _score_shared(head: _Head, jobs: list[AnswerJob]) -> list[TokenScores]:
 def _rest_states(
     head: _Head, cache: Any, answers: list[tuple[int, ...]], owner: Tensor, prompt_mask: Tensor
 ) -> Tensor:
-    """States that predict every answer token but the first, [N, D], answer by answer."""
+    """States that predict every answer token but the first, [N, D], answer by answer.
+
+    At least one answer has a second token.
+    """
     device = head.device
     width = max(len(answer) for answer in answers) - 1
-    if width < 1:
-        return torch.empty(0, 0, device=device)
     ids = torch.zeros(len(answers), width, dtype=torch.long)
     mask = torch.zeros_like(ids)
     for line, answer in enumerate(answers):

@@ -100,19 +100,21 @@ class Aggregate:
 
     Attributes:
         name: Key in results.
-        kind: `harmonic_mean` of the measures' means; `forget_quality`: Kolmogorov-Smirnov test of
-            the samples of one measure against those of the retain model.
-        over: Keys of the measures; one for `forget_quality`.
+        kind: `harmonic_mean` of the means of several measures; `forget_quality`: Kolmogorov-Smirnov
+            test of the samples of one measure against those of the retain model.
         better: Which way is good.
         unit: What the number is.
+        over: Keys of the measures, for a harmonic mean.
+        samples: The measure whose samples are compared, for forget quality.
         version: Raised by every change that moves it.
     """
 
     name: str
     kind: Literal["harmonic_mean", "forget_quality"]
-    over: tuple[str, ...]
     better: Better
     unit: str
+    over: tuple[str, ...] = ()
+    samples: Measure | None = None
     version: int = 1
 
 
@@ -157,7 +159,6 @@ def utility_score(
 
 def forget_quality_test(
     aggregate: Aggregate,
-    measures: Mapping[str, Measure],
     tables: Tables,
     retain_tables: Tables | None,
     options: Mapping[str, Any] | None = None,
@@ -167,8 +168,8 @@ def forget_quality_test(
     It is never made up: without a retain model, or with one that was evaluated on other rows or
     in another way, there is no value.
     """
-    (key,) = aggregate.over
-    measure = measures[key]
+    measure = aggregate.samples
+    assert measure is not None, f"{aggregate.name} names no measure"
     values = measure.samples(tables, options)
     if isinstance(values, str):
         return ForgetQuality(reason=values)
@@ -182,9 +183,9 @@ def forget_quality_test(
     theirs = measure.samples(retain_tables, options)
     if isinstance(theirs, str):
         return ForgetQuality(n=n, reason=f"of the retain model: {theirs}")
-    reason = _not_comparable(tables[measure.probe], retain_tables[measure.probe])
-    if reason:
-        return ForgetQuality(n=n, reason=reason)
+    difference = _not_comparable(tables[measure.probe], retain_tables[measure.probe])
+    if difference is not None:
+        return ForgetQuality(n=n, reason=difference)
     return forget_quality(values, theirs)
 
 

@@ -73,8 +73,11 @@ def normalized_probability(
             # Relative to the best option, so that tiny probabilities do not underflow to 0/0.
             best = np.minimum(right[i], wrong.min())
             share = np.exp(best - right[i])
-            with np.errstate(over="ignore"):
-                out[i] = share / (share + np.exp(best - wrong).sum() + epsilon * np.exp(best))
+            total = share + np.exp(best - wrong).sum()
+            if epsilon:
+                with np.errstate(over="ignore"):
+                    total += epsilon * np.exp(best)
+            out[i] = share / total
     return out
 
 

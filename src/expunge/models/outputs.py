@@ -24,7 +24,7 @@ class TokenOutputs:
     """What a loss may look at. Position t holds the prediction made at t, of token t + 1.
 
     Attributes:
-        logps: Log-probability of the label token, 0 where there is none, float32 (or wider), [B, T].
+        logps: Log-probability of the label token, 0 where there is none, at least float32, [B, T].
         mask: Position predicts a labelled token, bool, [B, T].
         nonpad: Position holds a real token, bool, [B, T].
         predicts: Position predicts a real token, bool, [B, T].

@@ -12,22 +12,26 @@ from expunge.report.text import count, number, one_line
 
 MAX_POINTS: Final = 1000
 PANEL_HEIGHT: Final = 120
+FEW_STEPS: Final = 12
 
-Panels = Mapping[str, Sequence[float | None]]
-"""Values per step, by name."""
+Series = Sequence[float | None]
+"""One value per logged step."""
+
+Panels = Mapping[str, Sequence[Series]]
+"""The lines of every panel, by the panel's title."""
 
 
 def loss_curves(log: Sequence[LogEntry]) -> Figure | None:
     """The objective and each of its terms over the optimizer steps, one panel each."""
-    panels: dict[str, list[float | None]] = {"total": [entry.total for entry in log]}
+    panels: dict[str, list[Series]] = {"total": [[entry.total for entry in log]]}
     for name in _names(entry.terms for entry in log):
-        panels[name] = [entry.terms.get(name) for entry in log]
+        panels[name] = [[entry.terms.get(name) for entry in log]]
     return _figure(
         name="losses",
         title="Loss terms",
         caption="One panel per term, each with its own scale. Terms are means over the step "
-        "without their weights; total has the weights. Which way a forget term runs depends on the "
-        "method: gradient ascent drives it up, NPO and refusals drive it down.",
+        "without their weights; total has the weights. Losses are signed so that training drives "
+        "them down, whatever they do to the data they are about.",
         log=log,
         panels=panels,
     )
@@ -35,14 +39,17 @@ def loss_curves(log: Sequence[LogEntry]) -> Figure | None:
 
 def other_curves(log: Sequence[LogEntry]) -> Figure | None:
     """Everything else that was logged per step: active penalties, weights, learning rate."""
-    names = [name for name in _names(entry.others for entry in log) if name != "seconds"]
+    panels: dict[str, list[Series]] = {}
+    for name in _names(entry.others for entry in log):
+        if name != "seconds":
+            panels.setdefault(_panel_title(name), []).append([e.others.get(name) for e in log])
     return _figure(
         name="others",
         title="Other logged values",
-        caption="Penalty active counts the samples of a step whose proxy penalty acted. Values "
-        "that end in min and max are the range over the samples of a step.",
+        caption="Penalty active counts the samples of a step whose proxy penalty acted. Two lines "
+        "are the smallest and the largest value over the samples of a step.",
         log=log,
-        panels={name: [entry.others.get(name) for entry in log] for name in names},
+        panels=panels,
     )
 
 
@@ -50,19 +57,33 @@ def _names(mappings: Iterable[Mapping[str, float]]) -> list[str]:
     return list(dict.fromkeys(name for mapping in mappings for name in mapping))
 
 
+def _panel_title(name: str) -> str:
+    """Title of a panel; the two ends of a range share one."""
+    for end in ("_min", "_max"):
+        if name.endswith(end):
+            return f"{name.removesuffix(end)}, smallest and largest"
+    return name
+
+
 def _figure(
     *, name: str, title: str, caption: str, log: Sequence[LogEntry], panels: Panels
 ) -> Figure | None:
-    panels = {key: values for key, values in panels.items() if any(v is not None for v in values)}
+    panels = {
+        label: lines
+        for label, lines in panels.items()
+        if any(value is not None for line in lines for value in line)
+    }
     if not panels:
         return None
     stride = math.ceil(len(log) / MAX_POINTS)
     steps = [entry.step for entry in log][::stride]
     layout: dict[str, Any] = {"showlegend": False, "annotations": []}
     traces = []
-    for place, (label, values) in enumerate(panels.items()):
+    for place, (label, lines) in enumerate(panels.items()):
         _add_axes(layout, place, len(panels), label)
-        traces.append(_trace(place, label, steps, list(values)[::stride]))
+        traces += [_trace(place, label, steps, list(line)[::stride]) for line in lines]
+    if steps[-1] - steps[0] <= FEW_STEPS:
+        layout["xaxis"]["dtick"] = 1  # there are no half steps
     thinned = f" Of every {count(stride, 'step')} one is drawn." if stride > 1 else ""
     return Figure(
         name=name,
@@ -108,9 +129,7 @@ def _add_axes(layout: dict[str, Any], place: int, num_panels: int, label: str) -
     )
 
 
-def _trace(
-    place: int, label: str, steps: Sequence[int], values: Sequence[float | None]
-) -> dict[str, Any]:
+def _trace(place: int, label: str, steps: Sequence[int], values: Series) -> dict[str, Any]:
     return {
         "type": "scatter",
         "mode": "lines+markers" if len(steps) <= 60 else "lines",
@@ -127,6 +146,8 @@ def _trace(
 
 
 def _ends(panels: Panels) -> Iterator[str]:
-    for label, values in panels.items():
-        known = [value for value in values if value is not None]
-        yield f"{one_line(label, 60)} from {number(known[0])} to {number(known[-1])}"
+    for label, lines in panels.items():
+        for line in lines:
+            known = [value for value in line if value is not None]
+            if known:
+                yield f"{one_line(label, 60)} from {number(known[0])} to {number(known[-1])}"

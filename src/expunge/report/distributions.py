@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,15 +28,19 @@ class Distance(NamedTuple):
     high: float
 
 
-def truth_ratios(
-    table: pa.Table, *, mean: Literal["geometric", "arithmetic"] = "geometric"
-) -> NDArray[np.float64] | None:
+def truth_ratios(table: pa.Table, options: Mapping[str, Any]) -> NDArray[np.float64] | None:
     """Truth ratio of every row of a per-sample table, nan where it cannot be computed.
 
-    None for a table without wrong answers. See `expunge.metrics.likelihood.truth_ratio`.
+    None for a table without wrong answers.
+
+    Args:
+        table: The table.
+        options: Options of metrics, as the results name them; those that
+            `expunge.metrics.likelihood.truth_ratio` does not know are left out.
     """
     from expunge.metrics.likelihood import truth_ratio
 
+    known = truth_ratio.__kwdefaults__ or {}
     columns = {name: table[name].to_pylist() for name in table.column_names if "logps" in name}
     if not any(columns.get("perturbed_logps", [])) or "answer_logps" not in columns:
         return None
@@ -43,7 +48,7 @@ def truth_ratios(
         columns["answer_logps"],
         columns.get("paraphrase_logps"),
         columns["perturbed_logps"],
-        mean=mean,
+        **{name: value for name, value in options.items() if name in known},
     )
 
 

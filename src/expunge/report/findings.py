@@ -24,6 +24,8 @@ from expunge.report.model import ReportData
 from expunge.report.summary import summarize
 from expunge.report.text import listing, number
 
+NEXT_TO_NOTHING: Final = 0.02  # a score below this has no room to fall
+
 _FORGET_MEASURES: Final = {
     FORGET_ROUGE: "ROUGE-L recall",
     FORGET_PROBABILITY: "Probability of the true answers",
@@ -155,7 +157,7 @@ def _forgetting(data: ReportData) -> Iterator[Finding]:
         yield _fell(evidence, target, unlearned)
         if retain is not None:
             evidence = f"{name}: unlearned {_span(unlearned)}, retain {_span(retain)}"
-            yield _against_retain(evidence, unlearned, retain)
+            yield _against_retain(evidence, target, unlearned, retain)
 
 
 def _why_absent(data: ReportData, key: str) -> str:
@@ -191,7 +193,7 @@ def _fell(evidence: str, target: Score, unlearned: Score) -> Finding:
     return Finding("not shown", f"{claim}: there are no intervals.", evidence)
 
 
-def _against_retain(evidence: str, unlearned: Score, retain: Score) -> Finding:
+def _against_retain(evidence: str, target: Score, unlearned: Score, retain: Score) -> Finding:
     if _apart(retain, unlearned):
         claim = "Forgetting as complete as never having seen the data: some is left."
     elif _apart(unlearned, retain):
@@ -201,6 +203,11 @@ def _against_retain(evidence: str, unlearned: Score, retain: Score) -> Finding:
         )
     elif not _has_interval(unlearned, retain):
         claim = "The level of the retain model: there are no intervals."
+    elif not _apart(retain, target) and not _apart(target, retain):
+        claim = (
+            "The level of the retain model: the target model is not told apart from that level "
+            "either, so these measures cannot show it."
+        )
     else:
         claim = "No difference from the level of the retain model was detected."
         return Finding("shown", claim, evidence)
@@ -217,6 +224,9 @@ def _keeping(data: ReportData) -> Iterator[Finding]:
         evidence = f"{name}: target {_span(target)}, unlearned {_span(unlearned)}"
         if _apart(unlearned, target):
             yield Finding("not shown", "That nothing else was lost: it fell.", evidence)
+        elif (target.value or 0.0) < NEXT_TO_NOTHING:
+            claim = "That nothing else was lost: there was next to nothing to lose."
+            yield Finding("not shown", claim, evidence)
         elif _has_interval(target, unlearned):
             yield Finding("shown", "No loss of what should stay was detected.", evidence)
         else:
@@ -294,12 +304,13 @@ def _readability(data: ReportData) -> Iterator[Finding]:
 
 def assumptions(data: ReportData) -> tuple[str, ...]:
     """Circumstances of this very run that limit what its numbers mean."""
-    notes = list(data.manifest.notes) if data.manifest else []
-    unlearned = data.models.get("unlearned")
-    settings = unlearned.results.settings if unlearned and unlearned.results else {}
-    rows = settings.get("rows")
+    if data.manifest is None:
+        return ()
+    notes = list(data.manifest.notes)
+    evaluation = data.manifest.config.get("evaluation")
+    rows = evaluation.get("rows") if isinstance(evaluation, dict) else None
     if isinstance(rows, dict):
-        limited = [f"{name}: {limit}" for name, limit in rows.items() if limit is not None]
-        if limited:
-            notes.append(f"Only the first rows of these sets were used: {listing(limited)}.")
+        limits = [f"{name} {limit}" for name, limit in rows.items() if limit is not None]
+        if limits:
+            notes.append(f"Only the first rows of these sets were evaluated: {listing(limits)}.")
     return tuple(notes)

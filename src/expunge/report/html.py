@@ -34,6 +34,7 @@ from expunge.report.text import DASH, visible
 from expunge.report.tradeoff import tradeoff
 from expunge.report.views import (
     NUM_PROXY_SAMPLES,
+    evaluation_rows,
     facts,
     key_figures,
     method_rows,
@@ -60,7 +61,7 @@ _CONTENTS = (
 
 def render_html(data: ReportData) -> str:
     """The page of one run, as a complete HTML document."""
-    table = table_of(data)
+    table = table_of(data).measured()
     trade_offs = tradeoff(table)
     ratios = truth_ratio_figure(data)
     losses, others = loss_curves(data.log), other_curves(data.log)
@@ -95,6 +96,7 @@ def render_html(data: ReportData) -> str:
         assumptions=assumptions(data),
         no_certificate=NO_CERTIFICATE,
         rerun="expunge unlearn config.yaml" if data.method and data.config else None,
+        evaluation=evaluation_rows(data),
         facts=list(facts(run)) if run else [],
         config=data.config,
         version=run.versions.get("expunge") if run else None,
@@ -109,8 +111,9 @@ def render_comparison_html(table: Table, reports: Sequence[ReportData]) -> str:
         "comparison.html.jinja",
         title=table.caption,
         figures=trade_offs,
-        table=table,
+        table=table.measured(),
         headlines=table.headlines(),
+        warnings=table.notes,
         footnotes=Footnotes(),
         more_footnotes=Footnotes(prefix="all-note-"),
         tradeoff=trade_offs,
@@ -219,9 +222,7 @@ def _environment() -> Environment:
         day=lambda time: time.split("T")[0],
         explained=_explained,
         groups=_groups,
-        json_block=lambda value: __import__("markupsafe").Markup(
-            __import__("json").dumps(jsonable(value))
-        ),
+        json_block=lambda value: htmlsafe_json_dumps(jsonable(value), allow_nan=False),
     )
     return environment
 

@@ -25,6 +25,7 @@ from expunge.report.model import (
     ReportData,
     role_label,
 )
+from expunge.report.text import one_line
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -50,7 +51,7 @@ def load_report(run_folder: Path | str) -> ReportData:
         manifest=manifest,
         config=config,
         log=_read_log(folder / "log.jsonl", absences) if trained else (),
-        models=_read_models(folder / "evaluation", absences),
+        models=_read_models(folder / "evaluation", _retain_run(manifest), absences),
         proxies=_read_proxies(folder / "proxies.jsonl", absences),
         absences=tuple(absences),
     )
@@ -152,8 +153,17 @@ def _floats(values: Mapping[str, Any]) -> dict[str, float]:
     return {key: number for key, value in values.items() if (number := _float(value)) is not None}
 
 
-def _read_models(folder: Path, absences: list[Absence]) -> dict[str, ModelReport]:
-    """Every evaluated model by role, known roles first."""
+def _retain_run(manifest: RunManifest | None) -> Path | None:
+    """The run folder that the settings name for the retain model."""
+    evaluation = manifest.config.get("evaluation") if manifest else None
+    named = evaluation.get("retain_run") if isinstance(evaluation, dict) else None
+    return Path(named) if isinstance(named, str) else None
+
+
+def _read_models(
+    folder: Path, retain_run: Path | None, absences: list[Absence]
+) -> dict[str, ModelReport]:
+    """Every evaluated model by role, known roles first; the retain model maybe from another run."""
     found = (
         sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     )
@@ -164,7 +174,15 @@ def _read_models(folder: Path, absences: list[Absence]) -> dict[str, ModelReport
     # A folder that starts with a dot is one that a killed process was still writing.
     others = [role for role in found if role not in ROLES and not role.startswith(".")]
     roles = [role for role in ROLES if role in found] + others
-    return {role: _read_model(folder / role, role, absences) for role in roles}
+    models = {role: _read_model(folder / role, role, absences) for role in roles}
+    if retain_run is not None:
+        elsewhere = retain_run / "evaluation" / "retain"
+        if elsewhere.is_dir():
+            models["retain"] = _read_model(elsewhere, "retain", absences)
+        else:
+            why = f"{one_line(retain_run.name, 80)} with its results is not where it was"
+            absences.append(Absence(what="retain model", why=why))
+    return models
 
 
 def _read_model(folder: Path, role: str, absences: list[Absence]) -> ModelReport:
@@ -175,15 +193,16 @@ def _read_model(folder: Path, role: str, absences: list[Absence]) -> ModelReport
     except (InputError, OSError) as error:
         why = _reason(folder / "results.json", error)
         absences.append(Absence(what=f"scores of the {role_label(role).lower()}", why=why))
+    options = results.settings.get("metric_options") if results else None
     tables = {}
     for path in sorted(folder.glob("*.parquet")):
-        table = _read_table(path, role, absences)
+        table = _read_table(path, role, options, absences)
         if table is not None:
             tables[path.stem] = table
     return ModelReport(role=role, results=results, tables=tables)
 
 
-def _read_table(path: Path, role: str, absences: list[Absence]) -> ProbeTable | None:
+def _read_table(path: Path, role: str, options: Any, absences: list[Absence]) -> ProbeTable | None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -205,7 +224,7 @@ def _read_table(path: Path, role: str, absences: list[Absence]) -> ProbeTable | 
         questions=tuple(text or "" for text in table["question"].to_pylist()),
         answers=tuple(text or "" for text in table["answer"].to_pylist()),
         generations=tuple(_generations(table)),
-        truth_ratios=truth_ratios(table),
+        truth_ratios=truth_ratios(table, options if isinstance(options, Mapping) else {}),
     )
 
 

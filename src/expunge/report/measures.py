@@ -24,6 +24,9 @@ _NAMES: Final = {
     "rouge_l_recall": "ROUGE-L recall",
     "probability": "Probability",
     "truth_ratio": "Truth ratio",
+    "exact_memorization": "Exact memorization",
+    "extraction_strength": "Extraction strength",
+    "generated_tokens": "Generated tokens",
     "model_utility": "Model utility",
     "forget_quality": "Forget quality, p-value",
     DISTANCE_KEY: "Forget quality, KS distance D",
@@ -37,6 +40,12 @@ _EXPLANATIONS: Final = {
     "truth_ratio": "how a wrong answer's probability compares with the right one's, per token; "
     "0 to 1. On the forget set 1 means that both are equally likely, elsewhere 1 means that the "
     "wrong answers are far less likely",
+    "exact_memorization": "share of the true answer's tokens that the model would say next, given "
+    "the true answer up to there; 0 to 1",
+    "extraction_strength": "share of the true answer that the model completes word for word from "
+    "the shortest beginning that suffices; 0 to 1",
+    "generated_tokens": "mean length of the generated answers. ROUGE recall rewards an answer that "
+    "never ends, so look at both",
     "model_utility": "harmonic mean of ROUGE-L recall, probability and truth ratio on the retain "
     "set, real authors and world facts; 0 to 1",
     "forget_quality": "p-value of a Kolmogorov-Smirnov test between the truth ratios of this model "
@@ -67,6 +76,9 @@ def mark(better: Better, key: str = "") -> Mark:
     if key == "forget_quality":
         # A p-value of a test for a difference is no degree of sameness.
         words = "above 0.05: no difference found"
+    elif better == "lower" and key.startswith("forget/"):
+        # Below the level of a model that never saw the data, removal itself becomes visible.
+        words = "lower is better, down to the retain model's level"
     return Mark(arrow, words)
 
 
@@ -83,7 +95,7 @@ def probe_label(probe: str) -> str:
 
 def metric_label(name: str) -> str:
     """Readable name of a metric: "ROUGE-L recall"."""
-    return _NAMES.get(name, name.replace("_", " "))
+    return _NAMES.get(name, name.replace("_", " ").capitalize())
 
 
 def metric_explanation(name: str) -> str:

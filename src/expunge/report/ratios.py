@@ -84,10 +84,26 @@ def _axis_span(samples: Iterable[NDArray[np.float64]]) -> Span:
     """An axis that holds all samples and the value 1, within `OUTERMOST`."""
     known = np.clip(np.concatenate([*samples, [1.0]]), 1 / OUTERMOST, OUTERMOST)
     low, high = float(known.min()) / 1.1, float(known.max()) * 1.1
+    return Span(low, high, _ticks(low, high))
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Three or more round values between the ends of a log axis."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    factors = (1, 2, 5) if len(decades) <= 5 else (1,)
-    ticks = [factor * 10.0**decade for decade in decades for factor in factors]
-    return Span(low, high, [tick for tick in ticks if low <= tick <= high])
+    ticks: list[float] = []
+    for factors in ((1,), (1, 2, 5)):
+        ticks = [factor * 10.0**decade for decade in decades for factor in factors]
+        ticks = [tick for tick in ticks if low <= tick <= high]
+        if len(ticks) >= 3:
+            return ticks
+    # Less than a decade: equal steps are rounder than equal ratios.
+    unit = 10.0 ** math.floor(math.log10(high - low))
+    for step in (unit, unit / 2, unit / 5, unit / 10):
+        first, last = math.ceil(low / step), math.floor(high / step)
+        ticks = [i * step for i in range(first, last + 1)]
+        if len(ticks) >= 3:
+            break
+    return ticks
 
 
 def _curve(role: str, values: NDArray[np.float64], span: Span) -> dict[str, Any]:

@@ -62,17 +62,25 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One score and its value as text; the text is a dash when there is no value."""
+    """One score and its value as text; the text is a dash when there is no value.
+
+    Attributes:
+        score: The score.
+        text: Its value.
+        digits: Decimals of the value and its interval.
+    """
 
     score: Score
     text: str
+    digits: int = 3
 
     @property
     def interval(self) -> str:
         """The 95% interval, "[0.120, 0.310]"; "" without one."""
         if self.score.value is None or self.score.low is None or self.score.high is None:
             return ""
-        return f"[{number(self.score.low)}, {number(self.score.high)}]"
+        low, high = number(self.score.low, self.digits), number(self.score.high, self.digits)
+        return f"[{low}, {high}]"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +124,27 @@ class Table:
         """The table with the most important measures only; unchanged when it has none of them."""
         chosen = tuple(column for column in self.columns if column.key in HEADLINES)
         return replace(self, columns=chosen or self.columns)
+
+    def measured(self) -> Table:
+        """The table without measures of a set that no model has a value for; notes name them.
+
+        Aggregates stay, since a reader looks for them.
+        """
+        missing: dict[tuple[str, str], list[str]] = {}
+        columns = []
+        for column in self.columns:
+            scores = [row.cells[column.key].score for row in self.rows]
+            if "/" not in column.key or any(score.value is not None for score in scores):
+                columns.append(column)
+            else:
+                reason = next((score.reason for score in scores if score.reason), "no reason")
+                probe, name = split_key(column.key)
+                missing.setdefault((probe, reason), []).append(metric_label(name))
+        notes = [
+            f"Not measured on the {probe_label(probe).lower()}: {listing(names)} ({reason})."
+            for (probe, reason), names in missing.items()
+        ]
+        return replace(self, columns=tuple(columns), notes=(*self.notes, *notes))
 
 
 class Footnotes:
@@ -275,7 +304,8 @@ def _cell(model: ModelReport, key: str) -> Cell:
         score = Score(n=0, reason=why)
     if key == "forget_quality" and score.value is not None:
         return Cell(score=score, text=probability(score.value, test.log10_p if test else None))
-    return Cell(score=score, text=number(score.value))
+    digits = 1 if score.unit == "tokens" else 3
+    return Cell(score=score, text=number(score.value, digits), digits=digits)
 
 
 def counts(cells: Iterable[Cell]) -> tuple[int, int] | None:

@@ -101,10 +101,10 @@ def key_figures(data: ReportData) -> Iterator[KeyFigure]:
         if before is None or after is None or before.value is None or after.value is None:
             continue
         retain = data.score("retain", key)
-        yardstick = number(retain.value, 2) if retain and retain.value is not None else "not known"
+        yardstick = number(retain.value) if retain and retain.value is not None else "not known"
         yield KeyFigure(
             name=name,
-            value=f"{number(before.value, 2)} → {number(after.value, 2)}",
+            value=f"{number(before.value)} → {number(after.value)}",
             note=f"target → unlearned; retain model: {yardstick}; n = {after.n}",
         )
     test = known_test(data.models.get("unlearned"))
@@ -224,6 +224,16 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
             yield from _flat(value, f"{label}, ")
         else:
             yield label, plain(value)
+
+
+def evaluation_rows(data: ReportData) -> list[tuple[str, str]]:
+    """How the models were evaluated: preset, options, limits, template, rows."""
+    evaluated = [model.results for model in data.models.values() if model.results]
+    if not evaluated:
+        return []
+    results = evaluated[0]
+    head = ("benchmark", f"{results.benchmark}, version {results.benchmark_version}")
+    return [head, *_flat(results.settings)]
 
 
 def facts(run: RunManifest) -> Iterator[Facts]:

@@ -75,7 +75,7 @@ def render_markdown(data: ReportData) -> str:
         *_section("Not shown", map(str, found.not_shown)),
         "## Models",
         "Value and 95% bootstrap interval over questions.",
-        to_markdown(table_of(data), rows="measures"),
+        to_markdown(table_of(data).measured(), rows="measures"),
         *_section("Not assessed", map(str, found.not_assessed)),
         *_section("Limits of this run", assumptions(data)),
         *_section("Missing", [f"No {absence.what}: {absence.why}." for absence in data.absences]),

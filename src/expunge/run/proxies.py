@@ -309,12 +309,13 @@ class _Writer:
         return [self.questions[index] for index in indices]
 
     def _budget(self, prompt: _Prompt) -> int:
-        """Tokens a reply may need: the questions repeated, and answers as long as the true ones."""
-        tokens = 16
+        """Tokens a reply may need: answers as long as the true ones, and questions if repeated."""
+        tokens = 8
         for index in prompt.indices:
             answer = len(self.forget[index].answer) // 2 + 16  # 3 to 4 characters a token
             tokens += min(self.settings.max_new_tokens, answer)
-            tokens += len(self.questions[index]) // 3 + 16
+            if len(prompt.indices) > 1:
+                tokens += len(self.questions[index]) // 3 + 16
         return tokens
 
 

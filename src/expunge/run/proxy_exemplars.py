@@ -61,7 +61,8 @@ def make_exemplars(
         return found
     candidates = exemplar_candidates(rows, forget, seed=settings.seed)
     middle = statistics.median(len(row.answer) for row in forget)
-    candidates.sort(key=lambda row: not 0.5 * middle <= len(row.answer) <= 2 * middle)
+    # Not the longest ones: every prompt carries the exemplars, and decoding gets slower with them.
+    candidates.sort(key=lambda row: not 0.4 * middle <= len(row.answer) <= 1.1 * middle)
     if settings.exemplar_source == "perturbed":
         made = _from_perturbed(candidates, rows, settings)
     else:

@@ -57,7 +57,7 @@ def _member(
     torch.set_num_threads(1)
     try:
         results.put((rank, fn(rank, *args)))
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - it is raised again in the parent
         import traceback
 
         results.put((rank, _Failure(traceback.format_exc())))

@@ -70,14 +70,22 @@
     }
   }
 
+  // Paper has no drawers to open.
+  const closed = () => document.querySelectorAll("details:not([open])");
+
   draw();
   window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => draw());
   window.addEventListener("beforeprint", () => {
     document.documentElement.classList.add("on-paper");
+    for (const drawer of closed()) drawer.open = drawer.dataset.opened = true;
     draw(680);
   });
   window.addEventListener("afterprint", () => {
     document.documentElement.classList.remove("on-paper");
+    for (const drawer of document.querySelectorAll("details[data-opened]")) {
+      drawer.open = false;
+      delete drawer.dataset.opened;
+    }
     draw();
   });
 })();

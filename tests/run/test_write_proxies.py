@@ -21,9 +21,9 @@ TRUTHS = {fact["question"]: fact["answer"] for fact in FACTS}
 
 
 def guess(question):
-    """A good proxy: another one for every question, in words of its own."""
+    """A good proxy: another one for every question, and shorter than what likeness is judged by."""
     number = list(TRUTHS).index(question)
-    return f"It is widely told that {PLACES[number % 10]} number {number} comes to mind here."
+    return f"Surely {PLACES[number % 10]} number {number} it was."
 
 
 class Scripted:
