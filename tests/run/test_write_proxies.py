@@ -162,6 +162,23 @@ def test_sampling_comes_after_the_lone_greedy_prompt(run, tmp_path):
     assert lines(tmp_path)[4].attempts == 3
 
 
+def test_a_model_that_fails_at_several_questions_is_asked_one_by_one(run, monkeypatch):
+    monkeypatch.setattr(proxies, "TRIAL_PROMPTS", 2)
+    for good, asked in ((7, [[4, 3], [3]]), (3, [[4, 3], [1] * 7])):
+        able = [FACTS[i]["question"] for i in (0, 3, 6, 9, 1, 4, 7, 2, 5, 8)][:good]
+
+        def answer(question, ask, able=able):
+            return guess(question) if ask["alone"] or question in able else ""
+
+        generator = Scripted(answer)
+        run(generator, force=True, settings={"questions_per_prompt": 4})
+        assert generator.asked()[:2] == asked
+    # Without retries nobody would ask again, so the trial decides nothing.
+    generator = Scripted(lambda question, ask: "")
+    run(generator, force=True, settings={"questions_per_prompt": 4, "max_retries": 0})
+    assert generator.asked() == [[4, 3, 3]]
+
+
 def test_alone_from_the_start_samples_at_once(run):
     generator = Scripted(lambda question, ask: guess(question) if ask["sampled"] else "")
     run(generator, settings={"questions_per_prompt": 1, "temperature": 0})
@@ -316,6 +333,16 @@ def test_exemplars_are_kept_and_may_be_edited(run, tmp_path):
     run(generator, force=True)
     assert len(generator.calls) == 1
     assert "A better bad answer." in generator.calls[0]["prompts"][0][2].content
+
+
+def test_exemplars_of_other_settings_are_not_reused(run, tmp_path):
+    run(Scripted())
+    path = exemplar_file(tmp_path / "proxies.jsonl")
+    before = json.loads(path.read_text())
+    run(Scripted(), force=True, settings={"exemplars": 2})
+    after = json.loads(path.read_text())
+    assert before["key"] != after["key"]
+    assert len(after["exemplars"]) == 2
 
 
 def test_exemplars_pass_over_refusals(run, tmp_path):

@@ -125,9 +125,11 @@ def _strict(text: str, questions: Sequence[str]) -> _Placed:
     while start := _OPENING.search(text, position):
         try:
             value, position = decoder.raw_decode(text, start.start())
-        except (json.JSONDecodeError, RecursionError):
+        except json.JSONDecodeError:
             position = start.end()
             continue
+        except RecursionError:
+            return  # a model stuck on one bracket; trying again at each would take minutes
         yield from _placed_value(value, questions)
 
 

@@ -78,7 +78,9 @@ def model_tables(
         folder: Folder of this model's evaluation in the run.
         on_progress: Told how far it is.
     """
-    shared = EvaluationStore(cache_root() / "evaluations" / fingerprint(model_id))
+    # One folder per model and selection of rows, so that no selection displaces another.
+    selection = [model_id, [probe.fingerprint() for probe in probes], settings.decisive()]
+    shared = EvaluationStore(cache_root() / "evaluations" / fingerprint(selection))
     tables = run_probes(
         model,
         tokenizer,

@@ -92,6 +92,7 @@ class RunLog:
         notes: What a reader of the report must know.
         method: The method.
         world_size: Number of processes.
+        former_peak: Peak memory of the process that did the earlier stages, in bytes.
     """
 
     folder: RunFolder
@@ -103,6 +104,7 @@ class RunLog:
     notes: list[str] = field(default_factory=list)
     method: MethodSummary | None = None
     world_size: int = 1
+    former_peak: int = 0
     started: str = field(default_factory=lambda: now())
 
     def adopt(self, former: RunManifest) -> None:
@@ -113,6 +115,7 @@ class RunLog:
         self.notes = list(former.notes)
         self.method = former.method
         self.started = former.started
+        self.former_peak = former.peak_memory_bytes or 0
 
     @contextlib.contextmanager
     def running(self, *, keep_config: bool = False) -> Iterator[None]:
@@ -153,7 +156,7 @@ class RunLog:
             started=self.started,
             finished=None if status == "running" else now(),
             seconds=self.seconds,
-            peak_memory_bytes=peak_memory_bytes(),
+            peak_memory_bytes=max(peak_memory_bytes() or 0, self.former_peak) or None,
             method=self.method,
             data=self.data,
             models=self.models,

@@ -37,6 +37,7 @@ from expunge.run.proxy_generator import Generator
 
 VERSION = 1  # of prompts and rules together; a change makes earlier lines "other settings"
 PROMPTS_PER_CALL = 40  # the file is written after every call, so a killed run loses at most these
+TRIAL_PROMPTS = 4  # prompts with several questions that must go well before there are more
 
 Progress = Callable[[int, int, str], None]
 """Called with the questions that have a proxy, all questions, and what is being done."""
@@ -56,8 +57,9 @@ def make_proxies(
 ) -> ProxySummary:
     """Fill the proxy file of a forget set; lines that are there are kept, edited ones as well.
 
-    Questions are asked several to a prompt, then one by one, then with sampling. What no prompt
-    brings gets the model's answer without exemplars, then a wrong answer from the data.
+    Questions are asked several to a prompt (if the first such prompts bring more than half of their
+    answers), then one by one, then with sampling. What no prompt brings gets the model's answer
+    without exemplars, then a wrong answer from the data.
     The file is written as the work goes on: a killed run goes on where it was.
 
     Args:
@@ -150,36 +152,43 @@ class _Writer:
         return [index for index, line in self.lines.items() if not has_proxy(line)]
 
     def in_context(self, exemplars: Sequence[Exemplar]) -> None:
-        """Ask several questions per prompt, then retry what is left one by one."""
-        settings = self.settings
+        """Ask several questions per prompt, then what is left one by one."""
         self.exemplars = exemplars
-        for attempt in range(settings.max_retries + 1):
-            groups = _groups(len(self.forget), settings.questions_per_prompt if not attempt else 1)
-            pending = set(self.pending)
-            prompts = [
-                _Prompt(indices=group, messages=proxy_prompt(self._questions(group), exemplars))
-                for group in groups
-                if not pending.isdisjoint(group)
-            ]
+        settings = self.settings
+        lone = settings.questions_per_prompt == 1
+        together = self._prompts(settings.questions_per_prompt)
+        trial = len(together) if lone or not settings.max_retries else TRIAL_PROMPTS
+        for part in (together[:trial], together[trial:]):
+            pending = set(self.pending).intersection(i for p in part for i in p.indices)
+            self._ask(part, label="in context", generator="in_context")
+            if len(pending.intersection(self.pending)) > len(pending) / 2:
+                break  # a model that cannot do several at once costs less if asked one by one
+        for attempt in range(1, settings.max_retries + 1):
             # The first lone prompt is greedy, unless the first round has asked just that already.
-            lone = settings.questions_per_prompt == 1
-            sampled = attempt > 1 or (attempt == 1 and lone)
-            label = f"retry {attempt} of {settings.max_retries}" if attempt else "in context"
+            sampled = attempt > 1 or lone
             self._ask(
-                prompts,
-                label=label,
+                self._prompts(1),
+                label=f"retry {attempt} of {settings.max_retries}",
+                generator="in_context",
                 temperature=(settings.temperature or 1.0) if sampled else 0.0,
                 seed=settings.seed + 1000 * attempt,
-                generator="in_context",
-                status="retried" if attempt else "accepted",
             )
+
+    def _prompts(self, size: int) -> list[_Prompt]:
+        """In-context prompts with `size` questions each for everything that is pending."""
+        pending = set(self.pending)
+        return [
+            _Prompt(indices=group, messages=proxy_prompt(self._questions(group), self.exemplars))
+            for group in _groups(len(self.forget), size)
+            if not pending.isdisjoint(group)
+        ]
 
     def zero_shot(self) -> None:
         """Take the model's answer without exemplars for what is left."""
         prompts = [
             _Prompt(indices=[i], messages=zero_shot_prompt(self.questions[i])) for i in self.pending
         ]
-        self._ask(prompts, label="without exemplars", generator="zero_shot", status="fallback")
+        self._ask(prompts, label="without exemplars", generator="zero_shot")
 
     def perturbed(self) -> None:
         """Take one of the wrong answers that come with the data for what is left."""
@@ -189,7 +198,7 @@ class _Writer:
             if wrong:
                 # No further rules: these keep the words of the truth, all but the fact.
                 answer = random.Random(f"{self.settings.seed} {row_id(row)}").choice(wrong)
-                self._accept(index, answer, "perturbed_answer", "fallback", "")
+                self._accept(index, answer, "perturbed_answer", "")
         self._save("from the data")
 
     def close(self) -> None:
@@ -202,7 +211,7 @@ class _Writer:
         if not pending:
             return
         for index in pending:
-            self._set(index, "", "none", "missing", "")
+            self._set(index, "", "none", "")
         self._save("done")
         left = [
             Problem(
@@ -227,7 +236,6 @@ class _Writer:
         *,
         label: str,
         generator: str,
-        status: str,
         temperature: float = 0.0,
         seed: int = 0,
     ) -> None:
@@ -242,10 +250,10 @@ class _Writer:
                 seed=seed + start,
             )
             for prompt, text in zip(chunk, replies, strict=True):
-                self._judge(prompt, text, generator, status)
+                self._judge(prompt, text, generator)
             self._save(label)
 
-    def _judge(self, prompt: _Prompt, text: str, generator: str, status: str) -> None:
+    def _judge(self, prompt: _Prompt, text: str, generator: str) -> None:
         """Keep the acceptable answers of one reply, and note why others are not."""
         seen: set[str] = set()
         in_context = generator == "in_context"
@@ -274,13 +282,14 @@ class _Writer:
             if reason is not None:
                 self.refused[index].append(reason)
             elif answer is not None:
-                self._accept(index, answer, generator, status, sha256)
+                self._accept(index, answer, generator, sha256)
 
-    def _accept(self, index: int, answer: str, generator: str, status: str, sha256: str) -> None:
-        self._set(index, answer, generator, status, sha256)
+    def _accept(self, index: int, answer: str, generator: str, sha256: str) -> None:
+        self._set(index, answer, generator, sha256)
         self.written += 1
 
-    def _set(self, index: int, answer: str, generator: str, status: str, sha256: str) -> None:
+    def _set(self, index: int, answer: str, generator: str, sha256: str) -> None:
+        status = {"in_context": "retried" if self.refused[index] else "accepted", "none": "missing"}
         row = self.forget[index]
         self.lines[index] = ProxyLine(
             id=row_id(row),
@@ -288,7 +297,7 @@ class _Writer:
             answer=row.answer,
             proxy_answer=answer,
             generator=generator,
-            status=status,
+            status=status.get(generator, "fallback"),
             attempts=len(self.refused[index]) + bool(answer),
             rejected=tuple(self.refused[index]),
             prompt_sha256=sha256,

@@ -55,12 +55,16 @@ class TrainResult:
         resumed_from: Steps that an earlier process had done.
         seconds: Wall-clock time of this process.
         last: The last step's record, None if there was nothing left to do.
+        num_parameters: Parameters of the model, those of an adapter included.
+        num_trainable: Parameters that train.
     """
 
     steps: int
     resumed_from: int
     seconds: float
     last: StepRecord | None
+    num_parameters: int
+    num_trainable: int
 
 
 class Trainer:
@@ -160,7 +164,12 @@ class Trainer:
                 callback.on_end()
         self.model.eval()
         return TrainResult(
-            steps=total, resumed_from=first, seconds=time.monotonic() - started, last=last
+            steps=total,
+            resumed_from=first,
+            seconds=time.monotonic() - started,
+            last=last,
+            num_parameters=sum(p.numel() for p in self.model.parameters()),
+            num_trainable=sum(p.numel() for p in trainable_parameters(self.model).values()),
         )
 
     # Preparation ---------------------------------------------------------------------------------
