@@ -33,9 +33,14 @@ def test_a_full_disk_keeps_the_old_file_and_says_what_to_do(tmp_path, monkeypatc
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     target = tmp_path / "model"
-    with pytest.raises(KeyboardInterrupt), atomic_folder(target) as folder:
-        (folder / "half").write_text("x")
-        raise KeyboardInterrupt
+
+    def killed_halfway():
+        with atomic_folder(target) as folder:
+            (folder / "half").write_text("x")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        killed_halfway()
     assert not list(tmp_path.iterdir())
     with atomic_folder(target) as folder:
         (folder / "first").write_text("1")

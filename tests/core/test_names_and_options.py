@@ -51,7 +51,7 @@ def test_registry_finds_in_any_case_and_discovers_once():
     assert "alpha" in registry
     assert registry.names() == ["Alpha"]
     assert calls == [1]
-    with pytest.raises(InputError, match="unknown thing 'alpa'. Did you mean Alpha"):
+    with pytest.raises(InputError, match=r"unknown thing 'alpa'\. Did you mean Alpha"):
         registry.get("alpa")
     with pytest.raises(ValueError, match="twice"):
         registry.add("ALPHA", 2)
