@@ -16,13 +16,12 @@ METHODS = (
 
 def train(methods, micro):
     """Parameters, remembered embeddings and the log of a run in this process's world."""
-    from accelerate import Accelerator
-
     from expunge.data import load_rows, make_template
     from expunge.data.streams import Streams
     from expunge.methods import parse
     from expunge.testing.tiny import CHAT_TEMPLATES, tiny_model, tiny_tokenizer, toy_facts
     from expunge.training import Trainer, TrainingArguments
+    from expunge.training.passes import make_accelerator
 
     tokenizer = tiny_tokenizer(CHAT_TEMPLATES["smollm2"])
     facts = toy_facts(12)
@@ -46,7 +45,7 @@ def train(methods, micro):
             micro_batch_size=micro,
         )
         model = tiny_model(tokenizer)
-        accelerator = Accelerator(cpu=True)
+        accelerator = make_accelerator()
         trainer = Trainer(
             model,
             parse(method).objective,

@@ -48,9 +48,9 @@ from expunge.run.resolve import load_config
 from expunge.run.sections import EvaluationConfig, LoraConfig, ModelConfig, TrainingConfig
 from expunge.run.ui import Ui
 from expunge.training import Callback, JsonlLog, StepRecord, Trackers, TrainResult
+from expunge.training.passes import make_accelerator
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
     from transformers import PreTrainedTokenizerBase
 
 
@@ -63,8 +63,6 @@ class Context:
     """
 
     def __init__(self, config: RunConfig, ui: Ui) -> None:
-        from accelerate import Accelerator
-
         self.config = config
         self.ui = ui
         self.folder = RunFolder(path=Path(config.output_dir))
@@ -80,7 +78,7 @@ class Context:
         self.template: Template = build_template(config.template, self.tokenizer)
         trackers = list(config.training.report_to) or None
         logging_dir = str(self.folder.path / "trackers") if trackers else None
-        self.accelerator: Accelerator = Accelerator(log_with=trackers, project_dir=logging_dir)
+        self.accelerator = make_accelerator(log_with=trackers, project_dir=logging_dir)
         self.log = RunLog(
             folder=self.folder,
             config=config,

@@ -52,7 +52,6 @@ def _member(
         LOCAL_RANK=str(rank),
         WORLD_SIZE=str(world_size),
         LOCAL_WORLD_SIZE=str(world_size),
-        ACCELERATE_USE_CPU="true",
     )
     torch.set_num_threads(1)
     try:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from expunge.data.collate import collate
@@ -15,6 +16,17 @@ from expunge.data.encode import Example
 from expunge.data.streams import Streams
 from expunge.models.forward import Precision, StreamRequest, forward_streams
 from expunge.models.outputs import Positions, TokenOutputs
+
+
+def make_accelerator(**options: Any) -> Accelerator:
+    """Processes and devices of this launch; on a machine without accelerators gloo on the CPU.
+
+    accelerate by itself ignores a launcher where it sees no device to distribute over.
+
+    Args:
+        **options: Further arguments of `Accelerator`.
+    """
+    return Accelerator(cpu=not torch.accelerator.is_available(), **options)
 
 
 @contextlib.contextmanager

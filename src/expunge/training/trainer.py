@@ -40,7 +40,7 @@ from expunge.training.checkpoint import (
     trainable_parameters,
 )
 from expunge.training.entanglement import EntanglementKeeper
-from expunge.training.passes import Passes, gather_objects, inference
+from expunge.training.passes import Passes, gather_objects, inference, make_accelerator
 from expunge.training.reference import Reference, reference_sources
 
 MicroBatch = dict[str, Batch]
@@ -98,7 +98,7 @@ class Trainer:
         key: str = "",
         accelerator: Accelerator | None = None,
     ) -> None:
-        self.accelerator = accelerator or Accelerator()
+        self.accelerator = accelerator or make_accelerator()
         self.objective = objective
         self.streams = streams
         self.plan = plan
