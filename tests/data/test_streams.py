@@ -123,7 +123,7 @@ def test_a_stream_without_data_says_what_to_give(stream, options, advice):
 
 
 def test_unknown_stream():
-    with pytest.raises(InputError, match="possible: forget, retain, proxy, alternate"):
+    with pytest.raises(InputError, match="possible: forget, retain, proxy, reserve, alternate"):
         build().examples("idk", [Pick(0, 0, 0)])
 
 
@@ -138,7 +138,7 @@ def test_plain_text_is_cut_and_has_no_questions():
     assert streams.num_forget > 5
     assert [example.index for example in streams.fixed("forget")] == list(range(streams.num_forget))
     assert all(len(example.input_ids) <= 16 for example in streams.fixed("forget"))
-    with pytest.raises(InputError, match="no questions to decline"):
+    with pytest.raises(InputError, match="no questions to answer otherwise"):
         streams.examples("alternate", [Pick(0, 0, 0)])
     with pytest.raises(InputError, match="no questions for proxy answers"):
         build(text, retain=None, proxy_answers=["x"])

@@ -11,6 +11,11 @@ METHODS = (
     "IDK+AP",
     "EGUP(NPO+GD, mu=0.1, lambda_c=0.3)",
     "EGUP(GA+GD, centre_refresh=batch_ema, proxy_loss=initial)",
+    "EGUP(NPO+GD, level=token, lambda_c=0.3, mu=0.1, mu_rule=dual, mu_rate=0.5)",
+    "SAM(EMPIRICAL(KTO+GD), rho=0.05)",
+    "RMU(layer=0, steering=2)+ACT(layer=0)",
+    "PDU+GD(limit=1.0, dual_step=3, weight=2)",
+    "NPO-WMDP+GD",
 )
 
 
@@ -53,6 +58,7 @@ def train(methods, micro):
             data.plan(batch_size=4, seed=0),
             arguments,
             pad_token_id=tokenizer.pad_token_id,
+            update=parse(method).sharpness,
             accelerator=accelerator,
         )
         last = trainer.train().last

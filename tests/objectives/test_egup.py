@@ -24,9 +24,9 @@ def outputs(seed=1, num=4):
 
 def started(method, num=4, seed=0):
     objective = parse(method).objective
-    state = EntanglementState(objective.entanglement, num)
+    state = objective.new_state(num)
     generator = torch.Generator().manual_seed(seed)
-    state.start(
+    state.entanglement.start(
         torch.randn(num, DIMENSION, generator=generator, dtype=torch.float64),
         torch.randn(DIMENSION, generator=generator, dtype=torch.float64),
     )
@@ -34,7 +34,7 @@ def started(method, num=4, seed=0):
 
 
 def total(objective, out, state=None, **more):
-    return objective(out, entanglement=state, **more).total(objective.counts(out))
+    return objective(out, state=state, **more).total(objective.counts(out))
 
 
 def test_algorithm_one_and_two_written_out():
@@ -46,8 +46,8 @@ def test_algorithm_one_and_two_written_out():
     for i, row in enumerate(rows["forget"]):
         hidden = row.hidden.tolist()
         mean = [sum(h[d] for h in hidden) / len(hidden) for d in range(DIMENSION)]
-        s = cosine(mean, state.centre.tolist())
-        r = cosine(mean, state.past[i].tolist())
+        s = cosine(mean, state.entanglement.centre.tolist())
+        r = cosine(mean, state.entanglement.past[i].tolist())
         exps.append(math.exp(1.5 * math.exp(-s)))
         contrast += math.log(1 + math.exp(r - s)) / 4
         d = out["forget"].mean_nll()[i].item() - out["proxy"].mean_nll()[i].item()
@@ -69,7 +69,7 @@ def test_egup_equals_egu_bit_for_bit_while_no_penalty_fires(base):
     )
     egup, state = started(f"EGUP({base}, lambda_c=0.01)")
     egu, _ = started(f"EGU({base}, lambda_c=0.01)")
-    result = egup(out, entanglement=state)
+    result = egup(out, state=state)
     assert result.active == 0
     assert torch.equal(result.total(egup.counts(out)), total(egu, out, state))
 
@@ -129,6 +129,16 @@ def test_the_proxy_side_carries_no_gradient_unless_asked():
         assert loss.requires_grad is grad
 
 
+@pytest.mark.parametrize(
+    ("base", "positions"), [("ME", "nonpad"), ("RMU", "unshifted"), ("NPO", "labels")]
+)
+def test_proxies_compared_by_the_objective_get_what_the_forget_rows_get(base, positions):
+    objective = parse(f"PROXY({base}, penalty_nll=objective)").objective
+    assert objective.positions("proxy") == objective.positions("forget") == positions
+    assert objective.reads("proxy") == objective.reads("forget")
+    assert parse(f"PROXY({base})").objective.positions("proxy") == "labels"
+
+
 def test_scope_dataset_has_mean_one_and_uses_stored_weights():
     options = EntanglementOptions(scope="dataset", k=2)
     state = EntanglementState(options, 6)
@@ -160,17 +170,31 @@ def test_answer_embedding_looks_at_labelled_tokens_only():
 
 
 def test_state_survives_saving():
-    _, state = started("EGU(NPO, scope=dataset)")
-    state.remember(torch.tensor([2]), torch.ones(1, DIMENSION, dtype=torch.float64))
-    other = EntanglementState(state.options, 4)
+    objective, state = started("EGU(NPO, scope=dataset)")
+    kept = state.entanglement
+    kept.remember(torch.tensor([2]), torch.ones(1, DIMENSION, dtype=torch.float64))
+    other = objective.new_state(4)
     other.load_state_dict(state.state_dict())
-    assert torch.equal(other.past, state.past)
-    assert torch.equal(other.dataset_weights, state.dataset_weights)
+    assert torch.equal(other.entanglement.past, kept.past)
+    assert torch.equal(other.entanglement.centre, kept.centre)
+    assert torch.equal(other.entanglement.dataset_weights, kept.dataset_weights)
+
+
+def test_multipliers_and_control_vector_survive_saving():
+    objective = parse("PROXY(RMU+GD(limit=0.5), mu=0.25, mu_rule=dual)").objective
+    state = objective.new_state(4, hidden_size=DIMENSION, seed=3)
+    state.retain_weight.value, state.proxy_weight.value = 7.25, 0.125
+    other = objective.new_state(4, hidden_size=DIMENSION, seed=4)
+    other.load_state_dict(state.state_dict())
+    assert (other.retain_weight.value, other.proxy_weight.value) == (7.25, 0.125)
+    assert torch.equal(other.control, state.control)
+    assert float(state.control.norm()) == pytest.approx(1.0)
+    assert float(state.control.min()) >= 0
 
 
 def test_moving_centre():
     objective, state = started("EGU(NPO, centre_refresh=batch_ema, ema_decay=0.75)")
-    before = state.centre.clone()
-    state.update_centre(torch.ones(DIMENSION, dtype=torch.float64))
-    torch.testing.assert_close(state.centre, 0.75 * before + 0.25)
+    before = state.entanglement.centre.clone()
+    state.entanglement.update_centre(torch.ones(DIMENSION, dtype=torch.float64))
+    torch.testing.assert_close(state.entanglement.centre, 0.75 * before + 0.25)
     assert "retain" in objective.streams()

@@ -7,15 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from expunge.models.outputs import outputs_from_logits
 from expunge.objectives import Term
-from expunge.objectives.losses import (
-    answer_preservation,
-    gradient_ascent,
-    kl_to_reference,
-    maximise_entropy,
-    nll,
-    npo,
-)
+from expunge.objectives.distribution import kl_to_reference, maximise_entropy
+from expunge.objectives.losses import gradient_ascent, nll
+from expunge.objectives.preference import answer_preservation, npo
 from expunge.testing.fake_outputs import batch_outputs, fake_rows
 
 
@@ -75,7 +71,6 @@ def test_npo_tends_to_sequence_sum_gradient_ascent(seed):
     rows = [r for r in fake_rows(2, seed)]
     out = batch_outputs(rows)
     leaf = out.logits.clone().requires_grad_()
-    from expunge.models.outputs import outputs_from_logits
 
     def rebuilt():
         labels = torch.where(out.label_mask, 1, -100)

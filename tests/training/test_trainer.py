@@ -14,7 +14,8 @@ from expunge.methods import parse
 from expunge.models.forward import Precision, StreamRequest, forward_streams
 from expunge.models.outputs import outputs_from_logits
 from expunge.models.peft import LoraSettings
-from expunge.run.jobs import TrainSettings, trainable_model
+from expunge.run.inputs import TrainSettings
+from expunge.run.jobs import trainable_model
 from expunge.testing.tiny import CHAT_TEMPLATES, tiny_model, tiny_tokenizer, toy_facts
 from expunge.training import Callback, Trainer, TrainingArguments
 from expunge.training.checkpoint import checkpoints
@@ -28,6 +29,20 @@ METHODS = [
     "EGU(GA, scope=dataset, previous=previous_step, centre_refresh=every_n, refresh_every=2)",
     "EGUP(GA+GD, penalty_nll=objective, proxy_loss=initial, centre_refresh=batch_ema)",
     "PROXY(NPO, proxy_grad=true, mu=0.5)",
+    "EGUP(NPO+GD, level=token, lambda_c=0.3, mu=0.1, mu_rule=dual, mu_rate=0.5)",
+    "EMPIRICAL(CONFIDENCE(GA+GD))",
+    "SAM(NPO+GD, rho=0.05)",
+    "SAM(EGU(GA), on=total, rho=0.05)",
+    "SAM(EMPIRICAL(KTO+GD), rho=0.05)",
+    "RMU(layer=0, steering=2)+ACT(layer=0)",
+    "PDU+GD(limit=1.0, dual_step=3, weight=2)",
+    "PDU+GD(limit=1.0, dual_step=3, weight=2, dual_every=epoch)",
+    "KTO+GD",
+    "DPO+KL",
+    "LLMU(num_mismatch=2)+KL",
+    "UNDIAL+GD",
+    "NPO-WMDP+GD",
+    "IDK-TOFU",
 ]
 TOKENIZER = tiny_tokenizer(CHAT_TEMPLATES["smollm2"])
 TEMPLATE = make_template(TOKENIZER, "auto")
@@ -60,6 +75,7 @@ def trainer(method, *, lora=None, callbacks=(), root=None, **arguments):
         data.plan(batch_size=training.effective_batch_size, seed=training.seed),
         training,
         pad_token_id=TOKENIZER.pad_token_id,
+        update=parse(method).sharpness,
         callbacks=callbacks,
         checkpoint_root=root,
         key="test",
@@ -320,3 +336,11 @@ def test_warmup_in_epochs_is_none_where_an_epoch_is_one_step():
     assert arguments.num_warmup_steps(7) == 7
     assert arguments.num_warmup_steps(1) == 0
     assert TrainingArguments(warmup_ratio=0.1, max_steps=25).num_warmup_steps(5) == math.ceil(2.5)
+
+
+def test_weights_per_micro_batch_are_averaged_over_the_step():
+    """Two micro-batches whose weights each add up to 1 must not double the forget term."""
+    run = trainer("EGU(GA, scope=micro_batch, lambda_c=0)", micro_batch_size=2, max_steps=1)
+    halves = run.train().last.terms["forget/gradient_ascent"]
+    whole = trainer("EGU(GA, scope=micro_batch, lambda_c=0)", micro_batch_size=4, max_steps=1)
+    assert halves == pytest.approx(whole.train().last.terms["forget/gradient_ascent"], rel=0.05)

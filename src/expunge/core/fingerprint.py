@@ -16,7 +16,7 @@ LENGTH = 16  # hex digits; 64 bits are plenty to tell the runs of one lab apart
 def fingerprint(value: Any) -> str:
     """Fingerprint of any JSON-like value; the order of mapping keys does not matter."""
     text = json.dumps(jsonable(value), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:LENGTH]
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:LENGTH]
 
 
 def fingerprint_chunks(chunks: Iterable[bytes]) -> str:

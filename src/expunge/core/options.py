@@ -6,7 +6,8 @@ import inspect
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -105,6 +106,8 @@ def check_options(
 def _convert(value: Any, annotation: Any) -> Any:
     if isinstance(value, bool) and _base(annotation) is not bool:
         value = str(value)  # True is not the number 1 here
+    if get_origin(_base(annotation)) is Literal and value not in get_args(_base(annotation)):
+        value = str(value)  # a choice that is written like a number, such as scale=1
     adapter = TypeAdapter(annotation, config=ConfigDict(allow_inf_nan=False))
     return adapter.validate_python(value, strict=_base(annotation) is bool)
 
@@ -125,5 +128,8 @@ def describe_type(annotation: Any) -> str:
                     limits.append(f"{word} {getattr(item, key)}")
     if get_origin(base) is Literal:
         return "one of " + ", ".join(str(item) for item in get_args(base))
+    if get_origin(base) in (Union, UnionType):
+        kinds = [kind for kind in get_args(base) if kind is not type(None)]
+        return " or ".join(describe_type(kind) for kind in kinds)
     names = {float: "a number", int: "a whole number", bool: "true or false", str: "text"}
     return " ".join([names.get(base, str(base)), " and ".join(limits)]).strip()

@@ -204,6 +204,8 @@ class RunManifest(Record):
         seed: Seed of everything random.
         world_size: Number of processes.
         notes: Sentences a reader of the report must know, such as what was cut to save time.
+        diagnostics: What methods measured on the way: the curve of an automatic alpha
+            (`alpha_search`), the checks of a stop rule (`stop_checks`).
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -224,3 +226,4 @@ class RunManifest(Record):
     seed: int | None = None
     world_size: int = 1
     notes: list[str] = Field(default_factory=list)
+    diagnostics: dict[str, Any] = Field(default_factory=dict)

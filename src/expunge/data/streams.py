@@ -15,11 +15,17 @@ from expunge.data.templates import Template
 
 __all__ = ["FIXED", "NONE", "STREAMS", "Pairing", "Pick", "StreamPlan", "Streams"]
 
-FIXED = ("forget", "retain", "proxy")
-"""Streams with one example for each row, the same at every access."""
+FIXED = ("forget", "retain", "proxy", "reserve")
+"""Streams with one example for each row, the same at every access. The reserve are retain rows
+that do not train: utility is measured on them."""
 
-STREAMS = (*FIXED, "alternate", "retain_alternate")
-"""All streams. An alternate is the question of a row with a rejection as its answer."""
+STREAMS = (*FIXED, "alternate", "retain_alternate", "mismatch")
+"""All streams. An alternate is the question of a row with a rejection as its answer, or with an
+answer of its own where the forget set comes with alternates; a mismatch is a forget question with
+the answer of a retain row, and `mismatch_2`, `mismatch_3` and so on are further ones."""
+
+
+_STRIDE = 104_729  # a prime, so that further mismatched rows are spread over the retain set
 
 
 class Streams:
@@ -40,10 +46,12 @@ class Streams:
         text_form: How plain text is cut, see `chunk_text`.
         rejections: Answers that decline; the templates a `Pick` counts.
         proxy_answers: One substitute answer for each row to forget.
+        alternates: One alternate answer for each row to forget, instead of rejections there.
+        reserve: Retain rows that are set aside.
 
     Raises:
-        InputError: Rows cannot be encoded, there are not as many proxy answers as rows to forget,
-            or proxies are given for plain text, which has no questions.
+        InputError: Rows cannot be encoded, there are not as many proxy answers or alternates as
+            rows to forget, or they are given for plain text, which has no questions.
     """
 
     def __init__(
@@ -57,6 +65,8 @@ class Streams:
         text_form: TextForm = "muse",
         rejections: Sequence[str] = (),
         proxy_answers: Sequence[str] | None = None,
+        alternates: Sequence[str] | None = None,
+        reserve: RowSet | None = None,
     ) -> None:
         self.rejections = tuple(rejections)
         self._template = template
@@ -66,7 +76,10 @@ class Streams:
         self._sets = {"forget": encoder.encode(forget)}
         self._sets["retain"] = encoder.encode(retain) if retain is not None else _Set([], [])
         self._fixed = {name: stored.examples for name, stored in self._sets.items()}
-        self._fixed["proxy"] = self._encode_proxies(forget, proxy_answers)
+        self._fixed["reserve"] = [] if reserve is None else encoder.encode(reserve).examples
+        self._fixed["proxy"] = self._encode_own(forget, proxy_answers, "proxy answers")
+        if alternates is not None:
+            self._fixed["alternate"] = self._encode_own(forget, alternates, "alternates")
         self._alternates: dict[tuple[str, int, int], Example] = {}
 
     @property
@@ -78,6 +91,11 @@ class Streams:
     def num_retain(self) -> int:
         """Examples to retain."""
         return len(self._fixed["retain"])
+
+    @property
+    def fixed_names(self) -> frozenset[str]:
+        """Streams with the same examples at every access, so that a table can hold values."""
+        return frozenset(self._fixed)
 
     def plan(
         self, *, batch_size: int, seed: int, pairing: Pairing = "shuffled", shuffle: bool = True
@@ -99,8 +117,10 @@ class Streams:
         Raises:
             InputError: The stream is not fixed, or there is nothing in it.
         """
-        if stream not in FIXED:
-            raise InputError(f"stream {stream!r} has no fixed examples; these have: {FIXED}")
+        if stream not in self._fixed:
+            raise InputError(
+                f"stream {stream!r} has no fixed examples; these have: {', '.join(self._fixed)}"
+            )
         if not self._fixed[stream]:
             advice = _ADVICE[stream]
             raise InputError(f"the method needs the stream {stream}, which is empty: {advice}")
@@ -112,15 +132,19 @@ class Streams:
         Raises:
             InputError: Unknown stream, or one that there is no data for.
         """
-        if stream not in STREAMS:
+        kind = stream.partition("_")[0] if stream.startswith("mismatch_") else stream
+        if kind not in STREAMS:
             raise InputError(f"unknown stream {stream!r}; possible: {', '.join(STREAMS)}")
         source = "retain" if stream.startswith("retain") else "forget"
         positions = [getattr(pick, source) for pick in picks]
-        stored = self.fixed(stream if stream in FIXED else source)
+        stored = self.fixed(stream if stream in self._fixed else source)
         # A plan for other streams than these would otherwise count from the end.
         assert NONE not in positions, f"the plan has no {source} rows"
-        if stream in FIXED:
+        if stream in self._fixed:
             return [stored[position] for position in positions]
+        if kind == "mismatch":
+            number = int(stream.rpartition("_")[2]) if "_" in stream else 1
+            return [self._mismatch(pick, number) for pick in picks]
         if not self.rejections:
             raise InputError(f"the method needs rejection answers: {_ADVICE['alternate']}")
         return [
@@ -139,25 +163,41 @@ class Streams:
             self._alternates[key] = example
         return self._alternates[key]
 
+    def _mismatch(self, pick: Pick, number: int) -> Example:
+        """A forget question with the answer of the retain row of its pick, or one further on."""
+        assert pick.retain != NONE, "the plan has no retain rows"
+        retain = (pick.retain + (number - 1) * _STRIDE) % self.num_retain
+        key = ("mismatch", pick.forget, retain)
+        if key not in self._alternates:
+            row, other = self._row("forget", pick.forget), self._row("retain", retain)
+            (example,) = self._encode_instead([row], [other.answer], [pick.forget], "truncate")
+            self._alternates[key] = example
+        return self._alternates[key]
+
     def _row(self, stream: str, position: int) -> Row:
         rows = self._sets[stream].rows
         if not rows:
-            raise InputError(f"the {stream} set is plain text, which has no questions to decline")
+            raise InputError(
+                f"the {stream} set is plain text, which has no questions to answer otherwise"
+            )
         return rows[position]
 
-    def _encode_proxies(self, forget: RowSet, proxy_answers: Sequence[str] | None) -> list[Example]:
-        if proxy_answers is None:
+    def _encode_own(
+        self, forget: RowSet, answers: Sequence[str] | None, what: str
+    ) -> list[Example]:
+        """The forget questions with one other answer each."""
+        if answers is None:
             return []
-        if len(proxy_answers) != len(forget):
+        if len(answers) != len(forget):
             raise InputError(
-                f"there are {len(proxy_answers)} proxy answers for {len(forget)} rows to forget; "
+                f"there are {len(answers)} {what} for {len(forget)} rows to forget; "
                 f"one is needed for each"
             )
         rows = self._sets["forget"].rows
         if not rows:
-            raise InputError("the forget set is plain text: it has no questions for proxy answers")
-        answers = [proxy_answers[row.index] for row in rows]
-        return self._encode_instead(rows, answers, range(len(rows)), self._proxy_policy)
+            raise InputError(f"the forget set is plain text: it has no questions for {what}")
+        kept = [answers[row.index] for row in rows]
+        return self._encode_instead(rows, kept, range(len(rows)), self._proxy_policy)
 
     def _encode_instead(
         self,
@@ -209,5 +249,6 @@ _ADVICE = {
     "forget": "give rows to forget",
     "retain": "give a retain set (data.retain)",
     "proxy": "give proxy answers; the verb proxies writes them",
+    "reserve": "give rows that are set aside from the retain set",
     "alternate": "give data.rejections, or leave it out for those of TOFU",
 }

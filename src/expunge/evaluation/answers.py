@@ -252,8 +252,12 @@ class _Head:
         if "position_ids" not in self._options:
             inputs.pop("position_ids", None)
         if self._layer is None:
-            logits: Tensor = self.model(**inputs).logits
-            return logits[places]
+            if "logits_to_keep" not in self._options:
+                logits: Tensor = self.model(**inputs).logits
+                return logits[places]
+            columns, which = places[1].unique(return_inverse=True)  # type: ignore[no-untyped-call]
+            kept: Tensor = self.model(**inputs, logits_to_keep=columns).logits
+            return kept[places[0], which]
         hidden: Tensor = _decoder(self.model)(**inputs).last_hidden_state
         return hidden[places]
 

@@ -2,7 +2,7 @@
 
 from expunge.methods import ForgetLoss, register
 from expunge.objectives import Term
-from expunge.objectives.losses import maximise_entropy
+from expunge.objectives.distribution import maximise_entropy
 
 register(
     ForgetLoss(

@@ -25,6 +25,23 @@ model = AutoModelForCausalLM.from_pretrained("FOLDER")
 tokenizer = AutoTokenizer.from_pretrained("FOLDER")
 ```"""
 
+_USE_COMBINED = """## Use
+
+The folder holds several models whose logits are combined. With expunge installed:
+
+```python
+import expunge.models.combined  # makes transformers know the type
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("FOLDER")
+tokenizer = AutoTokenizer.from_pretrained("FOLDER")
+```"""
+
+_COMBINED_LIMIT = (
+    "The target model is in this folder unchanged: whoever has the folder has what was to be "
+    "forgotten. Serve its answers, not its files."
+)
+
 _LIMITS = (
     "Unlearning by training is approximate: answers change, but nothing here shows that no trace "
     "of the data is left in the weights.",
@@ -47,8 +64,15 @@ def model_card(manifest: RunManifest, results: Sequence[ModelResults] = ()) -> s
     """
     parts = [_front_matter(manifest), _headline(manifest)]
     parts += [_method(manifest), _data(manifest.data.values()), _results(results)]
-    parts += [_USE, _limits(manifest, results), _origin(manifest)]
+    use = _USE_COMBINED if is_combination(manifest) else _USE
+    parts += [use, _limits(manifest, results), _origin(manifest)]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def is_combination(manifest: RunManifest) -> bool:
+    """Whether the run's model answers with the combined logits of several."""
+    post = manifest.method.hyperparameters.get("post") if manifest.method else None
+    return isinstance(post, dict) and post.get("result") == "combination"
 
 
 def escape_markdown(text: object) -> str:
@@ -129,7 +153,8 @@ def _mark(key: str, models: Sequence[ModelResults]) -> str:
 
 def _limits(manifest: RunManifest, results: Sequence[ModelResults]) -> str:
     known = _LIMITS if results else _LIMITS[:1]
-    texts = [*(known if manifest.method else ()), *manifest.notes]
+    kept = (_COMBINED_LIMIT,) if is_combination(manifest) else ()
+    texts = [*(known if manifest.method else ()), *kept, *manifest.notes]
     return (
         "\n".join(["## Limits", "", *(f"- {escape_markdown(t)}" for t in texts)]) if texts else ""
     )

@@ -11,6 +11,7 @@ from typing import Any
 
 from expunge.core.errors import InputError, Problem, did_you_mean
 from expunge.models.builtin import BUILTIN, builtin_problems
+from expunge.models.combined_folder import is_combined, part_folders
 
 # One of these sets of files is enough to build a tokenizer from.
 _TOKENIZER_FILES = (
@@ -75,7 +76,34 @@ def _check_folder(folder: Path, trust_remote_code: bool) -> list[Problem]:
                 "or call save_pretrained of its tokenizer with this folder",
             )
         )
-    problems += [_problem(where, text) for text in _weight_faults(folder, files)]
+    parts = part_folders(folder)
+    if parts is None:
+        problems += [_problem(where, text) for text in _weight_faults(folder, files)]
+    else:
+        problems += _check_parts(folder, parts)
+    return problems
+
+
+def _check_parts(folder: Path, parts: Mapping[str, Path]) -> list[Problem]:
+    """What is wrong with the models that a combined model is made of."""
+    from expunge.models.combined import vocabulary_fault
+
+    problems = []
+    sizes = {}
+    for part in parts.values():
+        if not (part / "config.json").is_file():
+            problems.append(
+                _problem(str(part), "this part of the combined model is missing; save it again")
+            )
+            continue
+        faults = _config_faults(part, trust_remote_code=False)
+        faults += _weight_faults(part, {file.name for file in part.iterdir()})
+        problems += [_problem(str(part), text) for text in faults]
+        if not faults:
+            sizes[part.name] = _read_json(part / "config.json").get("vocab_size")
+    known = {name: size for name, size in sizes.items() if isinstance(size, int)}
+    if len(set(known.values())) > 1:
+        problems.append(_problem(str(folder), vocabulary_fault(known)))
     return problems
 
 
@@ -110,6 +138,8 @@ def _config_faults(folder: Path, trust_remote_code: bool) -> list[str]:
 
 def causal_faults(config: Mapping[str, Any]) -> list[str]:
     """Why a model with this config cannot continue a text from left to right; empty if it can."""
+    if is_combined(config):
+        return _rule_faults(config)
     kind = config.get("model_type")
     if not isinstance(kind, str):
         return ["config.json names no model_type"]
@@ -118,6 +148,25 @@ def causal_faults(config: Mapping[str, Any]) -> list[str]:
     if kind not in _causal_types():
         return [f"{kind} is not a causal language model that this transformers version knows"]
     return []
+
+
+def _rule_faults(config: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the rule of a combined model and its options."""
+    from expunge.models.combine import find_rule
+
+    options = config.get("options", {})
+    if not isinstance(options, dict):
+        return [f"options must be a mapping of names to numbers, got {options!r}"]
+    try:
+        _, problems = find_rule(str(config.get("rule"))).check(options)
+    except InputError as error:
+        return [problem.message for problem in error.problems]
+    return [str(problem) for problem in problems]
+
+
+def know_combined() -> None:
+    """Make transformers know the type of a combined model."""
+    import expunge.models.combined  # noqa: F401
 
 
 def _causal_types() -> Mapping[str, object]:
@@ -171,6 +220,7 @@ def _damage(file: Path) -> str | None:
 def _check_hub(name: str, revision: str | None, trust_remote_code: bool) -> list[Problem]:
     from transformers import AutoConfig
 
+    know_combined()
     try:
         config = AutoConfig.from_pretrained(
             name, revision=revision, trust_remote_code=trust_remote_code

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from expunge.core.errors import RunError
 from expunge.core.files import atomic_folder
 from expunge.models.card import model_card
+from expunge.models.combined_folder import MODEL_TYPE
 from expunge.models.peft import is_peft
 from expunge.models.quiet import no_progress_bars
 
@@ -27,7 +28,8 @@ def save_model(
 
     Args:
         folder: Where; an older model there stays until the new one is complete.
-        model: A plain model. Its number format is kept.
+        model: A plain model, or a `CombinedModel`, whose parts go into sub-folders. Its number
+            format is kept.
         tokenizer: Its tokenizer.
         card: Text of README.md.
 
@@ -40,17 +42,20 @@ def save_model(
     """
     from safetensors import SafetensorError
 
-    if is_peft(model):
+    if any(is_peft(part) for part in _parts(model)):
         raise ValueError("merge the adapter before saving, or the folder would hold only a part")
     folder = Path(folder)
     try:
         with atomic_folder(folder) as temporary:
-            with _mended(model), no_progress_bars():
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(no_progress_bars())
+                for part in _parts(model):
+                    stack.enter_context(_mended(part))
                 model.save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)
             (temporary / "README.md").write_text(card, encoding="utf-8")
             mode = (temporary / "README.md").stat().st_mode
-            for file in temporary.glob("*.safetensors"):
+            for file in temporary.rglob("*.safetensors"):
                 # safetensors makes its files private to the user, whatever the umask says.
                 file.chmod(mode)
     except SafetensorError as error:
@@ -60,6 +65,13 @@ def save_model(
             "same command again; what was there before is untouched"
         ) from error
     return folder
+
+
+def _parts(model: Any) -> list[Any]:
+    """The model and, if it is a combined one, the models inside it."""
+    if model.config.model_type != MODEL_TYPE:
+        return [model]
+    return [model, *model.parts.values()]
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from expunge.core.files import atomic_write_json, cache_root
 from expunge.core.fingerprint import LENGTH, fingerprint, fingerprint_file
 from expunge.models.builtin import BUILTIN, unpack_builtin
 from expunge.models.checks import hub_failure, is_hub_name
+from expunge.models.combined_folder import MODEL_TYPE, part_folders
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -27,7 +28,7 @@ _MEMO_SIZE = 500  # model folders remembered
 def model_fingerprint(
     model: str | os.PathLike[str] | PreTrainedModel, *, revision: str | None = None
 ) -> str:
-    """Fingerprint of a model's config and weights.
+    """Fingerprint of a model's config and weights; of a combined model, those of all its parts.
 
     A folder is hashed by content (remembered until a file's size or time changes), a hub name by
     its commit, a live model by its parameters as they are now. The three kinds differ even for
@@ -62,15 +63,18 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _folder_fingerprint(folder: Path) -> str:
-    files = sorted([*folder.glob("*.safetensors"), *folder.glob("config.json")])
-    state = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    places = [folder, *(part_folders(folder) or {}).values()]
+    found = [file for place in places for file in place.glob("*.safetensors")]
+    found += [file for place in places for file in place.glob("config.json")]
+    files = {file.relative_to(folder).as_posix(): file for file in sorted(found)}
+    state = [[name, file.stat().st_size, file.stat().st_mtime_ns] for name, file in files.items()]
     memo_file = cache_root() / "fingerprints.json"
     memo = _read_memo(memo_file)
     key = str(folder.resolve())
     known = memo.pop(key, None)
     if isinstance(known, Mapping) and known.get("files") == state:
         return str(known["fingerprint"])
-    value = fingerprint([[file.name, _file_content(file)] for file in files])
+    value = fingerprint([[name, _file_content(file)] for name, file in files.items()])
     memo[key] = {"files": state, "fingerprint": value}
     # Forgetting costs only time, so a cache that cannot be written is no failure.
     with contextlib.suppress(OSError, RunError):
@@ -108,9 +112,13 @@ def _live_fingerprint(model: PreTrainedModel) -> str:
     import torch
 
     digest = hashlib.sha256()
-    config = model.config.to_dict()
-    own = {key: value for key, value in config.items() if key not in _VOLATILE}
-    digest.update(fingerprint(json.loads(json.dumps(own, default=str))).encode())
+    models = [model]
+    if model.config.model_type == MODEL_TYPE:
+        models += model.parts.values()
+    for one in models:
+        config = one.config.to_dict()
+        own = {key: value for key, value in config.items() if key not in _VOLATILE}
+        digest.update(fingerprint(json.loads(json.dumps(own, default=str))).encode())
     stored = set(model.state_dict())
     buffers = ((name, buffer) for name, buffer in model.named_buffers() if name in stored)
     for name, tensor in [*model.named_parameters(), *buffers]:

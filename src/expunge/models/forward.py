@@ -58,6 +58,11 @@ class StreamRequest:
         """Whether whole distributions are wanted."""
         return "logits" in self.reads or "ref_logits" in self.reads
 
+    @property
+    def reads_activations(self) -> bool:
+        """Whether the output of a decoder block is wanted."""
+        return "activations" in self.reads or "ref_activations" in self.reads
+
 
 class _Stacked(NamedTuple):
     input_ids: Tensor
@@ -83,6 +88,7 @@ def forward_streams(
     *,
     pad_token_id: int,
     hidden_layer: int = -1,
+    block: int = 0,
     precision: Precision = Precision(),
 ) -> dict[str, TokenOutputs]:
     """Run all streams through the model in one forward pass.
@@ -92,6 +98,8 @@ def forward_streams(
         requests: Streams by name.
         pad_token_id: Token that fills rows up to the longest of all streams.
         hidden_layer: Layer of the hidden states, for streams that read `hidden`.
+        block: Decoder block whose output is kept, counted from 0, for streams that read
+            `activations`. The last block's is only known after the final norm.
         precision: How to compute.
 
     Returns:
@@ -100,8 +108,9 @@ def forward_streams(
     stacked = _stack([request.rows for request in requests.values()], pad_token_id)
     kept = _kept_columns(list(requests.values()), stacked.input_ids.shape[1])
     wants_hidden = any("hidden" in request.reads for request in requests.values())
+    wants_block = any(request.reads_activations for request in requests.values())
     arguments: dict[str, Any] = {"use_cache": False}
-    if wants_hidden:
+    if wants_hidden or wants_block:
         arguments["output_hidden_states"] = True
     selects = accepts_logits_to_keep(model)
     if selects:
@@ -112,13 +121,18 @@ def forward_streams(
         )
     logits = result.logits if selects else result.logits[:, kept]
     hidden = result.hidden_states[hidden_layer] if wants_hidden else None
+    activations = result.hidden_states[block + 1] if wants_block else None
     outputs: dict[str, TokenOutputs] = {}
     start = 0
     for name, request in requests.items():
         rows = slice(start, start + len(request.rows.index))
-        outputs[name] = _record(
-            request, logits[rows], kept, None if hidden is None else hidden[rows]
-        )
+        length = request.rows.labels.shape[1]
+        record = _record(request, logits[rows], kept)
+        if hidden is not None and "hidden" in request.reads:
+            record = replace(record, hidden=hidden[rows, :length])
+        if activations is not None and request.reads_activations:
+            record = replace(record, activations=activations[rows][:, record.columns])
+        outputs[name] = record
         start = rows.stop
     return outputs
 
@@ -130,8 +144,13 @@ def mask_outputs(rows: Rows) -> TokenOutputs:
 
 
 def with_reference(outputs: TokenOutputs, reference: TokenOutputs) -> TokenOutputs:
-    """`outputs` completed with the log-probabilities and logits of a reference pass on its rows."""
-    return replace(outputs, ref_logps=reference.logps, ref_logits=reference.logits)
+    """`outputs` completed with what a reference pass on its rows gave."""
+    return replace(
+        outputs,
+        ref_logps=reference.logps,
+        ref_logits=reference.logits,
+        ref_activations=reference.activations,
+    )
 
 
 def with_reference_logps(outputs: TokenOutputs, table: list[Tensor]) -> TokenOutputs:
@@ -179,50 +198,50 @@ def _kept_columns(requests: list[StreamRequest], length: int) -> Tensor:
     device = requests[0].rows.labels.device
     needed = torch.zeros(length, dtype=torch.bool, device=device)
     for request in requests:
-        columns = _needed(request)
+        # Whole positions of a stream whose logits nobody reads need none of the vocabulary.
+        columns = _needed(request) if request.reads_logits else _labelled(request)
         needed[: len(columns)] |= columns
     if not needed.any():
         needed[0] = True  # a model cannot return no logits at all
     return needed.nonzero()[:, 0]
 
 
+def _labelled(request: StreamRequest) -> Tensor:
+    """Positions that predict a labelled token of some row, bool, [L]."""
+    return shift_left(request.rows.labels != -100).any(0)
+
+
 def _needed(request: StreamRequest) -> Tensor:
-    """Logit positions a stream needs, bool, [L]."""
+    """Positions that the record of a stream has, bool, [L]."""
     rows = request.rows
-    labelled = shift_left(rows.labels != -100).any(0)
+    labelled = _labelled(request)
     if request.positions == "labels":
         return labelled
+    if request.positions == "unshifted":
+        return labelled | (rows.labels != -100).any(0)
     if request.positions == "nonpad":
         return labelled | rows.attention_mask.bool().any(0)
     return torch.ones_like(labelled)
 
 
-def _record(
-    request: StreamRequest, logits: Tensor, kept: Tensor, hidden: Tensor | None
-) -> TokenOutputs:
+def _record(request: StreamRequest, logits: Tensor, kept: Tensor) -> TokenOutputs:
     rows = request.rows
-    length = rows.labels.shape[1]
     # Only the stream's own columns: what another stream needs must not change this one's counts.
     own = _needed(request).nonzero()[:, 0]
-    chosen = torch.searchsorted(kept, own)
-    logits = logits[:, chosen]
     targets = shift_left(rows.labels)[:, own]
     mask = shift_left(rows.labels != -100)[:, own]
     if request.reads_logits:
-        logits = upcast(logits)
+        logits = upcast(logits[:, torch.searchsorted(kept, own)])
         picked = logits.log_softmax(-1).gather(-1, targets.clamp(min=0)[..., None])[..., 0]
         logps = picked.masked_fill(~mask, 0.0)
-    else:
-        # The rows of the vocabulary matrix that are no answers never become float32.
-        wanted = -F.cross_entropy(upcast(logits[mask]), targets[mask], reduction="none")
-        logps = wanted.new_zeros(mask.shape).masked_scatter(mask, wanted)
-    record = _masks(rows, own, logps=logps)
-    reads_hidden = "hidden" in request.reads and hidden is not None
-    return replace(
-        record,
-        logits=logits if request.reads_logits else None,
-        hidden=hidden[:, :length] if reads_hidden and hidden is not None else None,
-    )
+        return replace(_masks(rows, own, logps=logps), logits=logits)
+    # The rows of the vocabulary matrix that are no answers never become float32.
+    labelled = _labelled(request).nonzero()[:, 0]
+    answers = logits[:, torch.searchsorted(kept, labelled)][
+        shift_left(rows.labels != -100)[:, labelled]
+    ]
+    wanted = -F.cross_entropy(upcast(answers), targets[mask], reduction="none")
+    return _masks(rows, own, logps=wanted.new_zeros(mask.shape).masked_scatter(mask, wanted))
 
 
 def _masks(rows: Rows, columns: Tensor, *, logps: Tensor) -> TokenOutputs:
@@ -238,6 +257,7 @@ def _masks(rows: Rows, columns: Tensor, *, logps: Tensor) -> TokenOutputs:
         num_labels=labelled.sum(-1),
         valid=rows.valid,
         index=rows.index,
+        columns=columns,
         hidden_mask=attended,
         label_mask=labelled,
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from expunge.core.errors import InputError, did_you_mean
 from expunge.models.builtin import BUILTIN, unpack_builtin
-from expunge.models.checks import check_model, hub_failure
+from expunge.models.checks import check_model, hub_failure, know_combined
 from expunge.models.fingerprints import model_fingerprint, tokenizer_fingerprint
 from expunge.models.quiet import no_progress_bars
 
@@ -92,6 +92,8 @@ def load_model(
 ) -> PreTrainedModel:
     """A causal language model in eval mode on the CPU. Only safetensors are read, never a pickle.
 
+    A folder that holds several models whose logits are combined gives a `CombinedModel`.
+
     Args:
         path: A folder in `transformers` format, a hub name, or `BUILTIN`.
         dtype: Number format of all weights.
@@ -107,6 +109,7 @@ def load_model(
     number_format = torch_dtype(dtype)
     _require(path, revision, trust_remote_code)
     source = resolve_model(path)
+    know_combined()
     try:
         with no_progress_bars():
             model, info = AutoModelForCausalLM.from_pretrained(
@@ -118,6 +121,8 @@ def load_model(
                 use_safetensors=True,
                 output_loading_info=True,
             )
+    except InputError:
+        raise
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         raise InputError(_load_failure(path, "weights", error)) from error
     # transformers fills what is missing with random numbers and only warns.

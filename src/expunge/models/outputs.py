@@ -11,10 +11,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Positions = Literal["labels", "nonpad", "all"]
+Positions = Literal["labels", "unshifted", "nonpad", "all"]
 """Logit positions that a token loss averages over.
 
-`labels` predict a labelled token; `nonpad` are all real tokens, prompt included; `all` also counts
+`labels` predict a labelled token; `unshifted` hold a labelled token, as losses on hidden states and
+some released code have it; `nonpad` are all real tokens, prompt included; `all` also counts
 padding, as several released trainers do, and so depends on how a batch happens to be padded.
 """
 
@@ -34,10 +35,14 @@ class TokenOutputs:
             where the very first token carries a label (plain text), else equal.
         valid: Row takes part; rows that only fill a micro-batch do not, bool, [B].
         index: Index of each row in its stream, [B].
+        columns: Input position of each logit position, [T].
         ref_logps: `logps` under the reference model, [B, T].
         logits: Raw logits, float32 (or wider), [B, T, V].
         ref_logits: `logits` of the reference model, [B, T, V].
-        hidden: Hidden states of one layer for all input tokens, [B, L, D].
+        hidden: Hidden states of one layer for all input tokens, for sentence embeddings, [B, L, D].
+        activations: Output of one decoder block at the logit positions, [B, T, D].
+        ref_activations: `activations` of the reference model, [B, T, D].
+        control: Unit vector that activations are steered to, [D].
         hidden_mask: Input token is real, bool, [B, L].
         label_mask: Input token carries a label, bool, [B, L].
     """
@@ -51,21 +56,41 @@ class TokenOutputs:
     num_labels: Tensor
     valid: Tensor
     index: Tensor
+    columns: Tensor
     ref_logps: Tensor | None = None
     logits: Tensor | None = None
     ref_logits: Tensor | None = None
     hidden: Tensor | None = None
+    activations: Tensor | None = None
+    ref_activations: Tensor | None = None
+    control: Tensor | None = None
     hidden_mask: Tensor | None = None
     label_mask: Tensor | None = None
 
     def positions(self, which: Positions) -> Tensor:
         """Mask of the logit positions called `which`, in valid rows only, bool, [B, T]."""
-        chosen = {
-            "labels": self.mask,
-            "nonpad": self.nonpad,
-            "all": torch.ones_like(self.mask),
-        }[which]
+        if which == "unshifted":
+            assert self.label_mask is not None, "the record has no mask of labelled tokens"
+            chosen = self.label_mask[:, self.columns]
+        elif which == "all":
+            chosen = torch.ones_like(self.mask)
+        else:
+            chosen = self.mask if which == "labels" else self.nonpad
         return chosen & self.valid[:, None]
+
+    def token_states(self) -> Tensor:
+        """Hidden state of the token that each logit position predicts, at least float32, [B, T, D].
+
+        The last position predicts nothing; it gets its own state.
+        """
+        assert self.hidden is not None, "the term did not declare that it reads hidden"
+        following = (self.columns + 1).clamp(max=self.hidden.shape[1] - 1)
+        return upcast(self.hidden[:, following])
+
+    def own_states(self) -> Tensor:
+        """Hidden state of the token at each logit position, at least float32, [B, T, D]."""
+        assert self.hidden is not None, "the term did not declare that it reads hidden"
+        return upcast(self.hidden[:, self.columns])
 
     def num_tokens(self) -> Tensor:
         """Labels of each row that count after the shift, [B]."""
@@ -112,6 +137,8 @@ def outputs_from_logits(
     input_ids: Tensor | None = None,
     ref_logits: Tensor | None = None,
     hidden: Tensor | None = None,
+    activations: Tensor | None = None,
+    ref_activations: Tensor | None = None,
     index: Tensor | None = None,
     valid: Tensor | None = None,
 ) -> TokenOutputs:
@@ -124,6 +151,8 @@ def outputs_from_logits(
         input_ids: [B, L]; needed only by losses that look at the tokens of unlabelled positions.
         ref_logits: Reference logits, [B, L, V].
         hidden: Hidden states, [B, L, D].
+        activations: Output of a decoder block, [B, L, D].
+        ref_activations: The same of the reference model, [B, L, D].
         index: Stream index of each row, [B].
         valid: Rows that take part, [B].
     """
@@ -142,10 +171,13 @@ def outputs_from_logits(
         num_labels=(labels != -100).sum(-1),
         valid=torch.ones(rows, dtype=torch.bool) if valid is None else valid,
         index=torch.arange(rows) if index is None else index,
+        columns=torch.arange(logits.shape[1], device=logits.device),
         ref_logps=ref_logps,
         logits=upcast(logits),
         ref_logits=None if ref_logits is None else upcast(ref_logits),
         hidden=hidden,
+        activations=activations,
+        ref_activations=ref_activations,
         hidden_mask=attended,
         label_mask=labels != -100,
     )

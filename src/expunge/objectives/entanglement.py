@@ -25,6 +25,10 @@ class EntanglementOptions:
 
     Attributes:
         k: Sharpness of the softmax over the batch; 0 makes all weights equal.
+        level: What is weighted: every `sample`, as in the paper, or every `token` of the answers by
+            the similarity of its own hidden state with the retain centre. Token weights have mean 1
+            over the label tokens of a step; in losses on whole sequences (NPO, DPO) they weigh the
+            tokens inside the sequence's log-likelihood.
         direction: `entangled_less`: samples close to the retain set get less effort, as the method
             section derives; `entangled_more`: the abstract's wording (E-01).
         temperature: Whether k multiplies or divides the exponent (E-02).
@@ -50,6 +54,7 @@ class EntanglementOptions:
     """
 
     k: Annotated[float, Ge(0)] = 1.0
+    level: Literal["sample", "token"] = "sample"
     direction: Literal["entangled_less", "entangled_more"] = "entangled_less"
     temperature: Literal["multiply", "divide"] = "multiply"
     transform: Literal["double_exp", "single_exp"] = "double_exp"
@@ -79,7 +84,7 @@ def sentence_embedding(out: TokenOutputs, *, tokens: Literal["all", "answer"] = 
 
 
 def similarity(embeddings: Tensor, other: Tensor) -> Tensor:
-    """Cosine similarity of each row [B, D] with the matching row of `other`, [D] or [B, D]; [B]."""
+    """Cosine similarity of each vector [..., D] with the matching one of `other`, [D] or alike."""
     return F.cosine_similarity(embeddings, other.expand_as(embeddings), dim=-1)
 
 

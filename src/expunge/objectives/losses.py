@@ -8,19 +8,29 @@ log-likelihood over the labelled tokens of a row, S0(x) the same under the refer
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Literal, TypeVar
 
-import torch.nn.functional as F
-from annotated_types import Gt
+from annotated_types import Ge, Gt
 from torch import Tensor
 
 from expunge.models.outputs import Positions, TokenOutputs
 
 Positive = Annotated[float, Gt(0)]
+NotNegative = Annotated[float, Ge(0)]
 Unit = Literal["token", "sequence"]
+Average = Literal["tokens", "rows", "sums", "broadcast"]
+"""How a token loss becomes one number.
+
+`tokens`: mean over all tokens of a step, long answers weigh more; `rows`: mean of the rows' token
+means; `sums`: mean of the rows' sums; `broadcast`: as open-unlearning's RMU divides, mean of the
+sums times mean of the inverse lengths of a micro-batch, which depends on the batch layout (C-11).
+"""
+
+
+LossFn = Callable[..., Tensor]
+FnT = TypeVar("FnT", bound=LossFn)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +44,11 @@ class LossInfo:
         unit: Whether it returns a value per token or per sequence.
         positions: Logit positions a token loss averages over unless a term says otherwise.
         predicts: Positions that predict no real token, such as the last one, do not count.
+        average: How a token loss becomes one number unless a term says otherwise.
+        keep: For a token loss, narrows its positions: record and options to bool, [B, T].
+        statistic: A value per token or sequence, like the loss's own, whose mean over the whole
+            step the loss takes as its last positional argument, without gradient.
+        batch_layout: The value depends on how rows are padded or split, as in the released code.
     """
 
     name: str
@@ -41,10 +56,12 @@ class LossInfo:
     unit: Unit
     positions: Positions = "labels"
     predicts: bool = True
+    average: Average = "tokens"
+    keep: LossFn | None = None
+    statistic: LossFn | None = None
+    batch_layout: bool = False
 
 
-LossFn = Callable[..., Tensor]
-FnT = TypeVar("FnT", bound=LossFn)
 _INFO: dict[LossFn, LossInfo] = {}
 
 
@@ -54,6 +71,10 @@ def loss(
     unit: Unit,
     positions: Positions = "labels",
     predicts: bool = True,
+    average: Average = "tokens",
+    keep: LossFn | None = None,
+    statistic: LossFn | None = None,
+    batch_layout: bool = False,
 ) -> Callable[[FnT], FnT]:
     """Declare what a loss function reads and returns; see `LossInfo`."""
 
@@ -64,6 +85,10 @@ def loss(
             unit=unit,
             positions=positions,
             predicts=predicts,
+            average=average,
+            keep=keep,
+            statistic=statistic,
+            batch_layout=batch_layout,
         )
         return fn
 
@@ -105,72 +130,49 @@ def gradient_ascent(out: TokenOutputs) -> Tensor:
     return out.logps
 
 
-@loss(unit="sequence", reads={"ref_logps"})
-def npo(out: TokenOutputs, *, beta: Positive = 0.1) -> Tensor:
-    """Negative preference optimisation, [B]: gradient ascent that fades once a row is forgotten.
+def confidence(out: TokenOutputs, *, beta: NotNegative = 1.0) -> Tensor:
+    """Probability of each label token to the power beta, 0 to 1, without gradient, [B, T].
 
-    `2/beta * softplus(-beta (S - S0))`, arXiv:2404.05868, equation 3. It starts at `2/beta ln 2`,
-    falls to 0 and tends to sequence-sum gradient ascent as beta goes to 0.
+    arXiv:2502.19301 (WGA): tokens that are already unlikely count less.
+    """
+    return (beta * out.logps.detach()).exp()
+
+
+def saturation_importance(
+    out: TokenOutputs, *, beta1: NotNegative = 5.0, beta2: NotNegative = 1.0
+) -> Tensor:
+    """p^beta1 (1 - p)^beta2 of each label token, 0 to 1, without gradient, [B, T].
+
+    arXiv:2505.11953 (SatImp): the first factor is saturation, the second importance.
+    """
+    log_p = out.logps.detach()
+    return (beta1 * log_p).exp() * (-log_p.expm1()).clamp(min=0) ** beta2
+
+
+@loss(unit="token")
+def weighted_gradient_ascent(out: TokenOutputs, *, beta: NotNegative = 1.0) -> Tensor:
+    """Gradient ascent with every token weighted by its confidence, [B, T].
+
+    WGA, arXiv:2502.19301: `-p^beta nll`. The weights are not normalised; beta 0 is GA.
 
     Args:
         out: The forget stream.
-        beta: Inverse temperature; the gradient of a row has weight 2 sigmoid(-beta (S - S0)).
+        beta: Power of the token's probability.
     """
-    return 2 / beta * F.softplus(-beta * (out.nll() - out.ref_nll()))
+    return confidence(out, beta=beta) * gradient_ascent(out)
 
 
-@loss(unit="token", reads={"logits"}, positions="nonpad")
-def maximise_entropy(
-    out: TokenOutputs,
-    *,
-    direction: Literal["model_to_uniform", "uniform_to_model"] = "model_to_uniform",
+@loss(unit="token")
+def saturation_importance_ascent(
+    out: TokenOutputs, *, beta1: NotNegative = 5.0, beta2: NotNegative = 1.0
 ) -> Tensor:
-    """Distance of the predictions from a uniform guess, in nats, [B, T]; 0 at a uniform guess.
+    """Gradient ascent with every token weighted by saturation and importance, [B, T].
 
-    ME, arXiv:2410.08109, section 3.2: KL(model || uniform) = log V - entropy, over question and
-    answer. The released code minimises KL(uniform || model) over the whole padded row instead; that
-    is `direction=uniform_to_model, positions=all`. Both vanish only at a uniform guess, but the
-    released form keeps pushing every tail token up, the paper's hardly touches them.
+    SatImp, arXiv:2505.11953: `-p^beta1 (1 - p)^beta2 nll`; both powers 0 give GA.
 
     Args:
         out: The forget stream.
-        direction: Which argument of the divergence the model is.
+        beta1: Power of the token's probability.
+        beta2: Power of its complement.
     """
-    assert out.logits is not None, "maximise_entropy reads logits"
-    log_p = out.logits.log_softmax(-1)
-    log_v = math.log(log_p.shape[-1])
-    if direction == "model_to_uniform":
-        return log_v + (log_p.exp() * log_p).sum(-1)
-    # 1e-12 is the released code's guard against log 0; it also bounds the loss at 27.6 - log V.
-    return -log_v - (log_p.exp() + 1e-12).log().mean(-1)
-
-
-@loss(unit="token", reads={"logits", "ref_logits"}, positions="nonpad", predicts=False)
-def kl_to_reference(out: TokenOutputs) -> Tensor:
-    """KL(reference || model) of the next-token distribution, in nats, [B, T]; 0 at the reference.
-
-    arXiv:2401.06121, section 4 (KL minimisation). The paper averages over the tokens of question
-    and answer; the released codes also average over padding, which is `positions=all`.
-    """
-    assert out.logits is not None, "kl_to_reference reads logits"
-    assert out.ref_logits is not None, "kl_to_reference reads ref_logits"
-    log_p = out.logits.log_softmax(-1)
-    log_ref = out.ref_logits.log_softmax(-1)
-    return (log_ref.exp() * (log_ref - log_p)).sum(-1)
-
-
-@loss(unit="sequence")
-def answer_preservation(
-    retain: TokenOutputs, retain_alternate: TokenOutputs, *, beta: Positive = 0.1
-) -> Tensor:
-    """Keeps the gold answer of a retain question likelier than a rejection, [B].
-
-    AP, arXiv:2410.08109, section 3.3: `1/beta softplus(-beta (S(q, y') - S(q, y)))`. Needs no
-    reference model; it is `1/beta ln 2` when both are equally likely and falls to 0.
-
-    Args:
-        retain: Retain questions with their answers.
-        retain_alternate: The same questions with a rejection.
-        beta: Inverse temperature on the difference of sequence log-likelihoods.
-    """
-    return F.softplus(-beta * (retain_alternate.nll() - retain.nll())) / beta
+    return saturation_importance(out, beta1=beta1, beta2=beta2) * gradient_ascent(out)

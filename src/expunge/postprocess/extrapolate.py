@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Annotated, Literal, NamedTuple
 
 import torch
+from annotated_types import Ge, Gt
 from torch import Tensor
 
 from expunge.core.errors import InputError, Problem
@@ -18,10 +20,80 @@ class ExtrapolationOptions:
 
     Attributes:
         alpha: How much of the update is added once more; 0 is the unlearned model, -1 the target
-            model, the paper's grid is 0 to 1 and 0.5 across methods.
+            model, the paper's grid is 0 to 1 and 0.5 across methods. `auto` takes the largest
+            factor that stays within the utility budget, see `choose_alpha`.
+        alpha_max: Largest factor that `auto` considers.
+        evaluations: Factors that `auto` measures at most.
     """
 
-    alpha: float = 0.5
+    alpha: float | Literal["auto"] = 0.5
+    alpha_max: Annotated[float, Gt(0)] = 2.0
+    evaluations: Annotated[int, Ge(2)] = 8
+
+
+class AlphaPoint(NamedTuple):
+    """Utility at a factor, as a share of the target model's."""
+
+    alpha: float
+    utility: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlphaSearch:
+    """What `choose_alpha` found.
+
+    Attributes:
+        alpha: The chosen factor.
+        budget: Share of the utility that must be left.
+        curve: Every factor measured, in ascending order.
+        bounded: The largest factor allowed is within the budget, so a larger one may be too.
+    """
+
+    alpha: float
+    budget: float
+    curve: tuple[AlphaPoint, ...]
+    bounded: bool
+
+
+def choose_alpha(
+    utility: Callable[[float], float],
+    *,
+    budget: float,
+    alpha_max: float = 2.0,
+    evaluations: int = 8,
+) -> AlphaSearch:
+    """The largest extrapolation factor within a utility budget, by bisection on weights alone.
+
+    Utility falls along the update, so the factor lies between the last one within the budget and
+    the first one beyond it. Where already the unlearned model (0) is beyond, it lies between the
+    target model (-1), which has all its utility, and 0: the update is shortened.
+
+    Args:
+        utility: Share of the target model's utility at a factor, 1 at -1; called once per factor.
+        budget: Share that must be left, above 0 to 1.
+        alpha_max: Largest factor considered.
+        evaluations: Calls of `utility` at most, at least 2.
+    """
+    curve = {0.0: utility(0.0)}
+    if curve[0.0] < budget:
+        low, high = -1.0, 0.0
+    else:
+        curve[alpha_max] = utility(alpha_max)
+        if curve[alpha_max] >= budget:
+            return _found(alpha_max, budget, curve, bounded=True)
+        low, high = 0.0, alpha_max
+    while len(curve) < evaluations:
+        middle = (low + high) / 2
+        if middle in curve:
+            break  # no number lies between the two
+        curve[middle] = utility(middle)
+        low, high = (middle, high) if curve[middle] >= budget else (low, middle)
+    return _found(low, budget, curve, bounded=False)
+
+
+def _found(alpha: float, budget: float, curve: dict[float, float], *, bounded: bool) -> AlphaSearch:
+    points = tuple(AlphaPoint(at, curve[at]) for at in sorted(curve))
+    return AlphaSearch(alpha=alpha, budget=budget, curve=points, bounded=bounded)
 
 
 def extrapolate(

@@ -24,6 +24,8 @@ class FakeRow:
         logits: [L, V].
         ref_logits: [L, V].
         hidden: [L, D].
+        activations: [L, D].
+        ref_activations: [L, D].
     """
 
     input_ids: Tensor
@@ -31,25 +33,44 @@ class FakeRow:
     logits: Tensor
     ref_logits: Tensor
     hidden: Tensor
+    activations: Tensor
+    ref_activations: Tensor
 
 
-def fake_row(length: int, prompt: int, seed: int, dtype: torch.dtype = torch.float64) -> FakeRow:
-    """A row of `length` tokens whose first `prompt` carry no label."""
+def fake_row(
+    length: int,
+    prompt: int,
+    seed: int,
+    dtype: torch.dtype = torch.float64,
+    *,
+    vocabulary: int = VOCABULARY,
+) -> FakeRow:
+    """A row of `length` tokens whose first `prompt` carry no label; with 0 it is plain text."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(width: int) -> Tensor:
         return torch.randn(length, width, generator=generator, dtype=torch.float64).to(dtype)
 
-    ids = torch.randint(1, VOCABULARY, (length,), generator=generator)
+    ids = torch.randint(1, vocabulary, (length,), generator=generator)
     labels = ids.clone()
     labels[:prompt] = -100
     return FakeRow(
         input_ids=ids,
         labels=labels,
-        logits=normal(VOCABULARY),
-        ref_logits=normal(VOCABULARY),
+        logits=normal(vocabulary),
+        ref_logits=normal(vocabulary),
         hidden=normal(DIMENSION),
+        activations=normal(DIMENSION),
+        ref_activations=normal(DIMENSION),
     )
+
+
+def fake_control(seed: int = 0) -> Tensor:
+    """A direction of length 1 for losses that steer activations, float64, [D]."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn: Tensor = torch.rand(DIMENSION, generator=generator).double()
+    length: Tensor = drawn.norm()
+    return drawn / length
 
 
 def fake_rows(num: int, seed: int, dtype: torch.dtype = torch.float64) -> list[FakeRow]:
@@ -64,7 +85,11 @@ def fake_rows(num: int, seed: int, dtype: torch.dtype = torch.float64) -> list[F
 
 
 def batch_outputs(
-    rows: Sequence[FakeRow], *, pad_to: int = 0, indices: Sequence[int] | None = None
+    rows: Sequence[FakeRow],
+    *,
+    pad_to: int = 0,
+    indices: Sequence[int] | None = None,
+    valid: Sequence[bool] | None = None,
 ) -> TokenOutputs:
     """Rows padded into one record; the padding holds garbage that must not matter."""
     length = max(pad_to, max(len(row.input_ids) for row in rows))
@@ -80,5 +105,8 @@ def batch_outputs(
         input_ids=torch.stack([pad(row.input_ids, 0) for row in rows]),
         ref_logits=torch.stack([pad(row.ref_logits, -3.5) for row in rows]),
         hidden=torch.stack([pad(row.hidden, 9.5) for row in rows]),
+        activations=torch.stack([pad(row.activations, 5.5) for row in rows]),
+        ref_activations=torch.stack([pad(row.ref_activations, -4.5) for row in rows]),
         index=None if indices is None else torch.tensor(indices),
+        valid=None if valid is None else torch.tensor(valid),
     )

@@ -40,6 +40,9 @@ class TrainingArguments:
         pad_to: Pad every row to this many tokens, 0 for the longest of the batch; only the
             `positions=all` variants can tell the difference.
         shuffle: Visit the forget rows in a new seeded order in every epoch.
+        stop_at: What ends a run early: `proxy`, the forget answers are less likely than their
+            proxies on average; `budget`, the utility budget is spent.
+        stop_every: Steps between checks of `stop_at`; 0 checks at the end of every epoch.
         max_seconds: Stop with a checkpoint after this time, 0 for no limit.
         seed: Seed of order, pairing, dropout and adapters.
     """
@@ -65,6 +68,8 @@ class TrainingArguments:
     mixed_precision: Literal["no", "bf16"] = "no"
     pad_to: Annotated[int, Ge(0)] = 0
     shuffle: bool = True
+    stop_at: tuple[Literal["proxy", "budget"], ...] = ()
+    stop_every: Annotated[int, Ge(0)] = 0
     max_seconds: Annotated[float, Ge(0)] = 0.0
     seed: int = 0
 

@@ -2,38 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from expunge.data.collate import Batch
 from expunge.data.streams import StreamPlan
-from expunge.models.forward import StreamRequest
 from expunge.models.outputs import TokenOutputs
-from expunge.objectives import EntanglementOptions, EntanglementState, Objective, ObjectiveSums
+from expunge.objectives import EntanglementOptions, EntanglementState, ObjectiveSums
 from expunge.objectives.entanglement import sentence_embedding
-from expunge.training.passes import Passes, gather_objects, inference
+from expunge.training.passes import Passes, gather_objects
 
 
 class EntanglementKeeper:
     """Keeps the retain centre and the past of every forget row up to date.
 
     Args:
-        objective: The objective with entanglement weights.
-        options: Its options.
+        options: The options of EGU.
+        state: What is kept up to date.
         plan: Which rows come in which step.
         passes: How whole streams are run.
     """
 
     def __init__(
-        self, objective: Objective, options: EntanglementOptions, plan: StreamPlan, passes: Passes
+        self,
+        options: EntanglementOptions,
+        state: EntanglementState,
+        plan: StreamPlan,
+        passes: Passes,
     ) -> None:
-        self.objective = objective
         self.options = options
+        self.state = state
         self.plan = plan
         self.passes = passes
-        self.state = EntanglementState(options, plan.num_forget)
 
     def start(self) -> None:
         """Fill past and centre from the start model."""
@@ -52,30 +54,6 @@ class EntanglementKeeper:
             whole = self.options.scope == "dataset"
             forget = self._embed("forget") if whole else None
             self.state.refresh(self._centre(), forget)
-
-    def normaliser(self, forget: Sequence[Batch]) -> Callable[[Tensor], Tensor] | None:
-        """Logarithm of the sum of all weights of a step, when one softmax spans several batches.
-
-        With a single micro-batch per process the processes only exchange one number; with several,
-        the exponents of all are taken in a pass without gradient first.
-
-        Args:
-            forget: The forget rows of this process's micro-batches.
-        """
-        if self.options.scope != "step":
-            return None
-        if len(forget) == 1:
-            if self.passes.accelerator.num_processes == 1:
-                return None
-            return lambda exponents: self._log_sum(exponents.detach())
-        exponents = []
-        with inference(self.passes.model):
-            for rows in forget:
-                requests = {"forget": StreamRequest(rows=rows, reads=frozenset({"hidden"}))}
-                outputs = self.passes.forward(self.passes.model, requests)
-                exponents.append(self.objective.weight_exponents(outputs, self.state))
-        total = self._log_sum(torch.cat(exponents))
-        return lambda _: total
 
     def retain_embeddings(self, outputs: Mapping[str, TokenOutputs]) -> Tensor | None:
         """Embeddings of a batch's retain rows, [n, D], when the centre is a moving average."""
@@ -128,11 +106,6 @@ class EntanglementKeeper:
     def _centre(self) -> Tensor:
         """Mean embedding of the whole retain set, [D]."""
         return self._embed("retain").mean(0)
-
-    def _log_sum(self, exponents: Tensor) -> Tensor:
-        local = exponents.logsumexp(0, keepdim=True)
-        gathered: Tensor = self.passes.accelerator.gather(local)
-        return gathered.logsumexp(0)
 
 
 def _present(value: Tensor | None) -> Tensor:

@@ -52,6 +52,7 @@ class Passes:
         pad_token_id: Filling of short rows.
         precision: How to compute.
         hidden_layer: Layer of the hidden states.
+        block: Decoder block whose output is looked at.
         batch_tokens: Padded tokens per batch.
     """
 
@@ -61,6 +62,7 @@ class Passes:
     pad_token_id: int
     precision: Precision
     hidden_layer: int = -1
+    block: int = 0
     batch_tokens: int = 2048
 
     def forward(
@@ -72,6 +74,7 @@ class Passes:
             requests,
             pad_token_id=self.pad_token_id,
             hidden_layer=self.hidden_layer,
+            block=self.block,
             precision=self.precision,
         )
 

@@ -31,7 +31,7 @@ def reference_sources(
     sources: dict[str, Source] = {}
     for stream in objective.all_streams():
         reads = objective.reads(stream)
-        if "ref_logits" in reads:
+        if reads & {"ref_logits", "ref_activations"}:
             sources[stream] = "adapter_off" if peft else "frozen_copy"
         elif "ref_logps" in reads:
             if stream in fixed:

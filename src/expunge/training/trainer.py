@@ -6,9 +6,8 @@ so the parameters after a step do not depend on how the batch was split.
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,16 +15,18 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
 from expunge.core.errors import RunError
-from expunge.data.collate import Batch, collate
-from expunge.data.streams import Pick, StreamPlan, Streams
-from expunge.models.forward import Precision, StreamRequest, mask_outputs
+from expunge.data.streams import StreamPlan, Streams
+from expunge.models.forward import Precision
 from expunge.models.outputs import TokenOutputs
 from expunge.models.peft import is_peft
-from expunge.objectives import Objective, ObjectiveSums
+from expunge.objectives import Objective
+from expunge.objectives.updates import SharpnessOptions
 from expunge.training.arguments import TrainingArguments
+from expunge.training.budget import Budget
 from expunge.training.callbacks import Callback, StepRecord
 from expunge.training.checkpoint import (
     Checkpoint,
@@ -40,10 +41,10 @@ from expunge.training.checkpoint import (
     trainable_parameters,
 )
 from expunge.training.entanglement import EntanglementKeeper
-from expunge.training.passes import Passes, gather_objects, inference, make_accelerator
+from expunge.training.passes import Passes, gather_objects, make_accelerator
 from expunge.training.reference import Reference, reference_sources
-
-MicroBatch = dict[str, Batch]
+from expunge.training.step import StepRunner, extras, global_terms
+from expunge.training.stopping import StopCheck, StopRule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,8 @@ class TrainResult:
     """What a finished run did.
 
     Attributes:
-        steps: Optimizer steps of the whole run.
+        steps: Optimizer steps of the whole run; fewer than planned if a stop rule ended it.
+        checks: What the stop rule measured, in order; the last one says why it ended the run.
         resumed_from: Steps that an earlier process had done.
         seconds: Wall-clock time of this process.
         last: The last step's record, None if there was nothing left to do.
@@ -60,6 +62,7 @@ class TrainResult:
     """
 
     steps: int
+    checks: tuple[StopCheck, ...] = ()
     resumed_from: int
     seconds: float
     last: StepRecord | None
@@ -77,6 +80,8 @@ class Trainer:
         plan: Which rows meet in which step.
         arguments: How the parameters move.
         pad_token_id: Filling of short rows.
+        update: Options of a sharpness-aware update; plain gradients without.
+        budget: Utility budget, for `arguments.stop_at`.
         callbacks: Hooks; see `Callback`.
         checkpoint_root: Folder of checkpoints; none are written without it.
         key: Fingerprint of everything that determines the run; a checkpoint with another one is
@@ -93,6 +98,8 @@ class Trainer:
         arguments: TrainingArguments,
         *,
         pad_token_id: int,
+        update: SharpnessOptions | None = None,
+        budget: Budget | None = None,
         callbacks: Sequence[Callback] = (),
         checkpoint_root: Path | None = None,
         key: str = "",
@@ -109,6 +116,8 @@ class Trainer:
         self.key = key
         self.model = model.to(self.accelerator.device)
         options = objective.entanglement
+        self.update = update
+        self.budget = budget
         self.passes = Passes(
             model=self.model,
             streams=streams,
@@ -116,16 +125,29 @@ class Trainer:
             pad_token_id=pad_token_id,
             precision=Precision(autocast=arguments.mixed_precision == "bf16"),
             hidden_layer=-1 if options is None else options.embed_layer,
+            block=objective.block or 0,
         )
-        self.entanglement = (
-            None if options is None else EntanglementKeeper(objective, options, plan, self.passes)
+        self.state = objective.new_state(
+            plan.num_forget, hidden_size=hidden_size(model), seed=arguments.seed
         )
-        self.reference = Reference(
-            sources=reference_sources(
-                objective, peft=is_peft(model), fixed=frozenset({"forget", "retain", "proxy"})
+        self.entanglement = None
+        if options is not None and self.state.entanglement is not None:
+            self.entanglement = EntanglementKeeper(
+                options, self.state.entanglement, plan, self.passes
             )
+        self.reference = Reference(
+            sources=reference_sources(objective, peft=is_peft(model), fixed=streams.fixed_names)
         )
-        self.initial_proxies: Tensor | None = None
+        self.runner = StepRunner(
+            objective=objective,
+            state=self.state,
+            streams=streams,
+            passes=self.passes,
+            reference=self.reference,
+            arguments=arguments,
+            keeper=self.entanglement,
+        )
+        self.stop_rule: StopRule | None = None
 
     def train(self) -> TrainResult:
         """Run, or resume from the last checkpoint, to the end.
@@ -139,18 +161,28 @@ class Trainer:
         optimizer = self._optimizer()
         if self.arguments.gradient_checkpointing:
             self.model.gradient_checkpointing_enable()  # type: ignore[operator]
+        if self.objective.block is not None and self.accelerator.num_processes > 1:
+            # The blocks behind the one that is looked at never get a gradient, and the processes
+            # would wait for it.
+            self.accelerator.ddp_handler = DistributedDataParallelKwargs(
+                find_unused_parameters=True
+            )
         wrapped, optimizer = self.accelerator.prepare(self.model, optimizer)
         first = self._resume(optimizer)
         total = self.arguments.num_steps(self.plan.steps_per_epoch)
         last = None
         for callback in self.callbacks:
             callback.on_start(total, first)
+        if self.stop_rule is not None:
+            self.stop_rule.begin()
         try:
             wrapped.train()
             for step in range(first, total):
                 last = self._step(step, wrapped, optimizer)
                 for callback in self.callbacks:
                     callback.on_step(last)
+                if self._stops(step + 1):
+                    break
                 late = self._is_late(time.monotonic() - started) and step + 1 < total
                 if late or self._should_save(step + 1, total):
                     self._save(step + 1, optimizer)
@@ -163,8 +195,10 @@ class Trainer:
             for callback in self.callbacks:
                 callback.on_end()
         self.model.eval()
+        checks = () if self.stop_rule is None else tuple(self.stop_rule.checks)
         return TrainResult(
-            steps=total,
+            steps=total if last is None else last.step,
+            checks=checks,
             resumed_from=first,
             seconds=time.monotonic() - started,
             last=last,
@@ -191,7 +225,9 @@ class Trainer:
                 reads=self.objective.reads("proxy") - {"ref_logps", "ref_logits"},
                 positions=self.objective.positions("proxy"),
             )
-            self.initial_proxies = torch.stack(values)
+            self.runner.initial_proxies = torch.stack(values)
+        if self.arguments.stop_at:
+            self.stop_rule = StopRule(self.arguments.stop_at, self.passes, self.model, self.budget)
 
     def _proxy_values(self, out: TokenOutputs) -> Tensor:
         """Values of proxy rows under the start model, which is its own reference, [B]."""
@@ -222,23 +258,10 @@ class Trainer:
         rate = self.arguments.learning_rate_at(step, self.plan.steps_per_epoch)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        micros = self._micro_batches(self.plan.step(step))
-        counts = self._counts(micros)
-        normaliser = None
         if self.entanglement is not None:
             self.entanglement.refresh(step)
-            normaliser = self.entanglement.normaliser([micro["forget"] for micro in micros])
-        results = []
-        for number, micro in enumerate(micros):
-            last = number == len(micros) - 1
-            waits = contextlib.nullcontext() if last else self.accelerator.no_sync(wrapped)
-            with waits:
-                sums = self._forward(micro, wrapped, normaliser)
-                # Processes average their gradients; the counts are already those of all of them.
-                loss = sums.total(counts) * self.accelerator.num_processes
-                self.accelerator.backward(loss)
-            results.append(sums)
-        values = self._global_terms(results, counts)
+        micros, results = self.runner.gradients(self.plan.step(step), wrapped, self.update)
+        values = global_terms(self.runner, results)
         self._assert_finite(step, values)
         limit = self.arguments.max_grad_norm or float("inf")
         norm = self.accelerator.clip_grad_norm_(
@@ -249,123 +272,41 @@ class Trainer:
             self.entanglement.remember(step, [micro["forget"] for micro in micros], results)
         optimizer.step()
         optimizer.zero_grad()
-        weights = {term.name: term.weight for term in results[0].sums}
+        epoch = (step + 1) / self.plan.steps_per_epoch
+        extra = extras(self.runner, results)
+        self.objective.update(self.state, {**values, **extra}, epoch=epoch)
+        self._update_by_epoch(step)
+        terms = results[0].sums
         return StepRecord(
             step=step + 1,
-            epoch=(step + 1) / self.plan.steps_per_epoch,
-            total=sum(weights[name] * value for name, value in values.items()),
+            epoch=epoch,
+            total=sum(term.weight * (values[term.name] + term.offset) for term in terms),
             terms=values,
             learning_rate=rate,
             grad_norm=float(norm),
             seconds=time.monotonic() - started,
-            extra=self._extra(results),
+            extra=extra,
         )
 
-    def _micro_batches(self, picks: Sequence[Pick]) -> list[MicroBatch]:
-        """This process's share of a step, in equal parts for every process and micro-batch."""
-        world = self.accelerator.num_processes
-        parts = -(-len(picks) // (self.arguments.micro_batch_size * world))
-        split = np.array_split(np.arange(len(picks)), parts * world)
-        mine = split[self.accelerator.process_index :: world]
-        return [self._micro_batch([picks[i] for i in part]) for part in mine]
+    def _update_by_epoch(self, step: int) -> None:
+        """Move a multiplier that follows the whole retain set, once per epoch."""
+        dual, retain = self.state.retain_weight, self.objective.retain
+        due = (step + 1) % self.plan.steps_per_epoch == 0
+        if dual is None or retain is None or dual.options.every != "epoch" or not due:
+            return
 
-    def _micro_batch(self, picks: Sequence[Pick]) -> MicroBatch:
-        """Rows of every stream; a process without rows gets one that does not count.
+        def sums_and_counts(out: TokenOutputs) -> list[Tensor]:
+            sums, counts = retain.rows({"retain": out})
+            return list(torch.stack([sums, counts.to(sums)], dim=-1))
 
-        It still has to take part in the exchange of gradients.
-        """
-        return {
-            stream: collate(
-                self.streams.examples(stream, picks),
-                pad_token_id=self.pad_token_id,
-                pad_to=self.arguments.pad_to or None,
-                num_rows=max(1, len(picks)),
-            ).to(self.accelerator.device)
-            for stream in self.objective.all_streams()
-        }
-
-    def _requests(self, micro: MicroBatch, streams: Sequence[str]) -> dict[str, StreamRequest]:
-        return {
-            name: StreamRequest(
-                rows=micro[name],
-                reads=self.objective.reads(name),
-                positions=self.objective.positions(name),
-            )
-            for name in streams
-        }
-
-    def _outputs(
-        self, micro: MicroBatch, streams: Sequence[str], model: nn.Module
-    ) -> dict[str, TokenOutputs]:
-        requests = self._requests(micro, streams)
-        outputs = self.passes.forward(model, requests)
-        return self.reference.complete(outputs, requests, self.passes)
-
-    def _forward(
-        self, micro: MicroBatch, wrapped: nn.Module, normaliser: Callable[[Tensor], Tensor] | None
-    ) -> ObjectiveSums:
-        boundary, initial = None, None
-        if self.initial_proxies is not None:
-            initial = self.initial_proxies[micro["forget"].index.cpu()].to(self.accelerator.device)
-        elif self.objective.boundary_streams():
-            with inference(self.model):
-                boundary = self._outputs(micro, self.objective.boundary_streams(), self.model)
-        outputs = self._outputs(micro, self.objective.streams(), wrapped)
-        state = None if self.entanglement is None else self.entanglement.state
-        sums = self.objective(
-            outputs,
-            boundary=boundary,
-            entanglement=state,
-            log_normaliser=normaliser,
-            initial_proxy=initial,
+        rows = self.passes.over(
+            "retain", sums_and_counts, reads=retain.reads, positions=retain.averaged_over
         )
-        if self.entanglement is not None:
-            sums.retain_embeddings = self.entanglement.retain_embeddings(outputs)
-        return sums
-
-    def _counts(self, micros: Sequence[MicroBatch]) -> dict[str, float]:
-        """Every term's denominator over the whole step."""
-        totals: dict[str, float] = {}
-        for micro in micros:
-            outputs = {name: mask_outputs(rows) for name, rows in micro.items()}
-            for name, count in self.objective.counts(outputs).items():
-                totals[name] = totals.get(name, 0.0) + float(count)
-        return self._sum_over_processes(totals)
-
-    def _sum_over_processes(self, values: Mapping[str, float]) -> dict[str, float]:
-        if self.accelerator.num_processes == 1:
-            return dict(values)
-        tensor = torch.tensor(list(values.values()), dtype=torch.float64)
-        reduced = self.accelerator.reduce(tensor.to(self.accelerator.device), reduction="sum")
-        return dict(zip(values, reduced.tolist(), strict=True))
+        total = torch.stack(rows).double().sum(0)
+        epoch = (step + 1) / self.plan.steps_per_epoch
+        dual.update(float(total[0] / total[1].clamp(min=1)), epoch=epoch)
 
     # Records and checkpoints ---------------------------------------------------------------------
-
-    def _global_terms(
-        self, results: Sequence[ObjectiveSums], counts: Mapping[str, float]
-    ) -> dict[str, float]:
-        totals: dict[str, float] = {}
-        keys: dict[str, str] = {}
-        for sums in results:
-            for term in sums.sums:
-                totals[term.name] = totals.get(term.name, 0.0) + float(term.total.detach())
-                keys[term.name] = term.count_key
-        reduced = self._sum_over_processes(totals)
-        return {
-            name: total / max(counts.get(keys[name], 1.0), 1.0) for name, total in reduced.items()
-        }
-
-    def _extra(self, results: Sequence[ObjectiveSums]) -> dict[str, float]:
-        """Ranges over this process's rows and the number of proxy penalties over all."""
-        extra: dict[str, float] = {}
-        for sums in results:
-            for name, (low, high) in sums.ranges.items():
-                extra[f"{name}_min"] = min(low, extra.get(f"{name}_min", low))
-                extra[f"{name}_max"] = max(high, extra.get(f"{name}_max", high))
-        if self.objective.proxy is not None:
-            active = {"active": float(sum(sums.active for sums in results))}
-            extra["penalty_active"] = self._sum_over_processes(active)["active"]
-        return extra
 
     def _assert_finite(self, step: int, values: Mapping[str, float]) -> None:
         broken = [name for name, value in values.items() if not np.isfinite(value)]
@@ -375,13 +316,19 @@ class Trainer:
                 f"training.learning_rate, or bound the forget loss (NPO instead of GA)"
             )
 
+    def _stops(self, done: int) -> bool:
+        every = self.arguments.stop_every or self.plan.steps_per_epoch
+        if self.stop_rule is None or done % every:
+            return False
+        return bool(self.stop_rule.check(done).reason)
+
     def _is_late(self, seconds: float) -> bool:
         """Whether the time is up, by the clock of the main process."""
         limit = self.arguments.max_seconds
         if not limit or self.checkpoint_root is None:
             return False
         late = {"late": float(seconds > limit and self.accelerator.is_main_process)}
-        return self._sum_over_processes(late)["late"] > 0
+        return self.runner.sum_over_processes(late)["late"] > 0
 
     def _should_save(self, done: int, total: int) -> bool:
         if self.checkpoint_root is None or self.arguments.save_steps < 0:
@@ -394,14 +341,12 @@ class Trainer:
         states = gather_objects(self.accelerator, [(index, random_state(self.accelerator.device))])
         if self.accelerator.is_main_process:
             assert self.checkpoint_root is not None, "checked before"
-            keeper = self.entanglement
-            state = {} if keeper is None else keeper.state.state_dict()
             checkpoint = Checkpoint(
                 step=step,
                 key=self.key,
                 parameters=trainable_parameters(self.model),
                 optimizer=optimizer_tensors(optimizer),
-                objective=state,
+                objective=self.state.state_dict(),
                 random={str(i): value for i, value in states},
             )
             save_checkpoint(self.checkpoint_root, checkpoint, keep=self.arguments.save_total_limit)
@@ -415,8 +360,7 @@ class Trainer:
         checkpoint = load_checkpoint(found[-1], key=self.key)
         load_parameters(self.model, checkpoint.parameters)
         load_optimizer_tensors(optimizer, checkpoint.optimizer)
-        if self.entanglement is not None:
-            self.entanglement.state.load_state_dict(dict(checkpoint.objective))
+        self.state.load_state_dict(dict(checkpoint.objective))
         own = checkpoint.random.get(str(self.accelerator.process_index))
         if own is not None:
             set_random_state(own, self.accelerator.device)
@@ -426,3 +370,9 @@ class Trainer:
 def _labelled_logps(out: TokenOutputs) -> list[Tensor]:
     """Log-probabilities of the labelled tokens of every row, in order."""
     return [row[mask] for row, mask in zip(out.logps, out.mask, strict=True)]
+
+
+def hidden_size(model: nn.Module) -> int:
+    """Width of the hidden states, 0 where the model does not say."""
+    config = getattr(model, "config", None)
+    return int(getattr(config, "hidden_size", 0) or 0)

@@ -1,0 +1,1 @@
+"""How building blocks declare themselves and are put together to methods."""
