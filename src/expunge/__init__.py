@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from expunge.run.api import evaluate, finetune, unlearn
     from expunge.run.config import RunConfig
     from expunge.run.resolve import load_config
+    from expunge.training.budget import Budget
 
 __all__ = [
+    "Budget",
     "ExpungeError",
     "InputError",
     "RunConfig",
@@ -31,6 +33,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "Budget": ("expunge.training.budget", "Budget"),
     "ExpungeError": ("expunge.core.errors", "ExpungeError"),
     "InputError": ("expunge.core.errors", "InputError"),
     "RunConfig": ("expunge.run.config", "RunConfig"),

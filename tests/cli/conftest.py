@@ -76,7 +76,7 @@ def pipelines(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[Any, ...
     def stand_in(name: str) -> Any:
         return lambda *args, **kwargs: calls.append((name, args, kwargs))
 
-    verbs = ("finetune", "proxies", "unlearn", "evaluate", "score", "report", "demo")
+    verbs = ("finetune", "proxies", "alternates", "unlearn", "evaluate", "score", "report", "demo")
     fake = SimpleNamespace(**{name: stand_in(name) for name in verbs})
     monkeypatch.setitem(sys.modules, "expunge.run.pipelines", fake)
     monkeypatch.setattr(expunge.run, "pipelines", fake, raising=False)

@@ -165,6 +165,41 @@ def proxies_of_other_data(place: Path) -> list[str]:
     return ["run.yaml", "--method", "EGUP(NPO+GD)", "--proxies", "proxies.jsonl"]
 
 
+SERVER = "proxies.endpoint.url=http://localhost:8000/v1"
+
+
+def two_writers(place: Path) -> list[str]:
+    return ["run.yaml", "proxies.model=./model", SERVER, "proxies.endpoint.model=m"]
+
+
+def two_writers_of_alternates(place: Path) -> list[str]:
+    endpoint = "alternates.endpoint={url: http://localhost/v1, model: m}"
+    return ["run.yaml", "alternates.model=./model", endpoint]
+
+
+def endpoint_without_model(place: Path) -> list[str]:
+    return ["run.yaml", SERVER]
+
+
+def endpoint_without_scheme(place: Path) -> list[str]:
+    return ["run.yaml", "proxies.endpoint={url: 'localhost:8000/v1', model: m}"]
+
+
+def endpoint_of_one_request(place: Path) -> list[str]:
+    url = "proxies.endpoint.url=http://localhost:8000/v1/chat/completions"
+    return ["run.yaml", url, "proxies.endpoint.model=m"]
+
+
+def key_instead_of_its_variable(place: Path) -> list[str]:
+    key = "proxies.endpoint.api_key_env=sk-secret-123"
+    return ["run.yaml", SERVER, "proxies.endpoint.model=m", key]
+
+
+def key_in_the_url(place: Path) -> list[str]:
+    url = "proxies.endpoint.url=https://me:sk-secret-123@models.example/v1"
+    return ["run.yaml", url, "proxies.endpoint.model=m"]
+
+
 def no_retain_set(place: Path) -> list[str]:
     return ["run.yaml", "data.retain=null"]
 
@@ -233,7 +268,53 @@ def override_of_a_plain_value(place: Path) -> list[str]:
     return ["run.yaml", "name.first=x"]
 
 
+def method(text: str, *more: str) -> Change:
+    """A run with another method."""
+
+    def change(place: Path) -> list[str]:
+        return ["run.yaml", "--method", text, *more]
+
+    change.__name__ = text
+    return change
+
+
+def plain_text_for_ap(place: Path) -> list[str]:
+    (place / "book.txt").write_text("A tale of a lighthouse and a lost map. " * 30)
+    return ["run.yaml", "--method", "IDK+AP", "--retain", "book.txt"]
+
+
+def budget_of_more_rows(place: Path) -> list[str]:
+    return ["run.yaml", "--method", "UIPE(NPO+GD, alpha=auto)", "--budget", "rows=500"]
+
+
+def budget_without_value(place: Path) -> list[str]:
+    return ["run.yaml", "--budget", "0.98"]
+
+
 CASES: list[tuple[Change, str]] = [
+    (method("RMU(layer=1)+ACT(layer=1)"), "the model has 2 blocks, so a layer is 0 to 0"),
+    (method("RMU(layer=0)+ACT(layer=3)"), "look at blocks 0 and 3; both must name the same layer"),
+    (method("RMU(layer=-1)"), "layer must be a whole number at least 0"),
+    (method("EGU(NPO+GD, embed_layer=7)"), "embed_layer=7 is out of range: with 2 blocks"),
+    (method("ULD(layers=5)"), "layers=5 is out of range: the model has 2 blocks"),
+    (method("PDU+GD"), "needs the level of the retain term that is to be kept"),
+    (method("NPO+GD(dual_step=2)"), "dual_step without limit"),
+    (method("GA+KL(limit=1, dual_every=epoch)"), "which is done for GD only"),
+    (method("WHP(NPO+GD)"), "goes around a method that learns it: WHP(REINFORCE), not NPO"),
+    (method("EGU(EMPIRICAL(GA))"), "EMPIRICAL and EGU: each weighs samples"),
+    (method("EGU(CONFIDENCE(GA), level=token)"), "level=token already weighs tokens"),
+    (method("EGU(GA, level=token, scope=dataset)"), "level=token needs scope=step or micro_batch"),
+    (method("CONFIDENCE(ME+GD)"), "write ME(positions=labels) to weigh the tokens of the answers"),
+    (method("SAM(SAM(GA))"), "SAM stands twice"),
+    (method("GA(average=broadcast)"), "is how open-unlearning divides in RMU"),
+    (method("SAM(GA, rho=0)"), "rho must be a number above 0"),
+    (method("UIPE(GA, alpha=auto)", "data.retain=null"), "budget is measured on retain rows"),
+    (method("AltPO+GD"), "Make them with: expunge alternates"),
+    (method("GA", "training.stop_at=proxy"), "training.stop_at=proxy needs proxy answers"),
+    (method("GA", "training.stop_at=sometimes"), "sometimes"),
+    (plain_text_for_ap, "plain text has no questions"),
+    (budget_of_more_rows, "500 rows are to be set aside and the retain set has"),
+    (budget_without_value, "write --budget utility=0.98"),
     (missing_config, "nowhere.yaml: there is no such file"),
     (missing_file, "forgett.jsonl"),
     (wrong_column, "needs the columns question and answer"),
@@ -263,6 +344,13 @@ CASES: list[tuple[Change, str]] = [
     (unknown_option_in_mapping, "method.forget.betta  NPO has no option betta. Did you mean beta?"),
     (egup_without_proxies, "Make them with: expunge proxies"),
     (proxies_of_other_data, "is no question of the forget set"),
+    (two_writers, "came model (./model) and endpoint (http://localhost:8000/v1): one of them"),
+    (two_writers_of_alternates, "alternates  came model (./model) and endpoint"),
+    (endpoint_without_model, "proxies.endpoint.model  is required. Name of the model there"),
+    (endpoint_without_scheme, "is no http or https url; write it as http://localhost:8000/v1"),
+    (endpoint_of_one_request, "is the address of one request; leave out /chat/completions"),
+    (key_instead_of_its_variable, "must be the name of an environment variable"),
+    (key_in_the_url, "has a user name or password in it"),
     (no_retain_set, "NPO+GD needs a retain set"),
     (useless_weights, "every weight of EGU(NPO+GD, scope=micro_batch) is 1"),
     (unknown_benchmark, "unknown benchmark 'toffu'. Did you mean tofu?"),
@@ -290,6 +378,7 @@ def test_bad_input(place: Path, expunge_cli: Any, change: Change, sentence: str)
     assert sentence in outcome.err
     assert outcome.err.startswith("Error: ")
     assert "Traceback" not in outcome.out + outcome.err
+    assert "sk-secret" not in outcome.out + outcome.err
 
 
 def test_the_unchanged_place_is_fine(place: Path, expunge_cli: Any) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from expunge.core.errors import InputError
+from expunge.core.errors import InputError, Problems
 from expunge.run.check import check
+from expunge.run.check_data import Findings, check_alternates, check_rows
 from expunge.run.check_run import disk_estimate
 from expunge.run.resolve import load_config
 
@@ -100,10 +102,65 @@ def test_a_retain_run_with_results_passes(place: Path) -> None:
     assert facts("evaluation.retain_run=other")
 
 
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+class NeedsAlternates:
+    """Stands for a method such as AltPO."""
+
+    needs_alternates = True
+
+    def __str__(self) -> str:
+        return "AltPO+GD"
+
+
+def alternates_found(*overrides: str) -> list[str]:
+    found = Findings(config=load_config("run.yaml", *overrides), problems=Problems())
+    check_rows(found)
+    found.method = NeedsAlternates()  # type: ignore[assignment]
+    check_alternates(found)
+    return [str(problem) for problem in found.problems]
+
+
+def test_alternates_are_looked_for_where_the_method_needs_them(place: Path) -> None:
+    (missing,) = alternates_found()
+    assert "AltPO+GD needs alternate answers and there is no runs/test/alternates.jsonl" in missing
+    assert "expunge alternates" in missing
+    rows = [json.loads(line) for line in (place / "forget.jsonl").read_text().splitlines()]
+    lines = [{"question": row["question"], "alternate": "At sea."} for row in rows]
+    write_rows(place / "mine.jsonl", lines[1:])
+    (incomplete,) = alternates_found("data.alternates=mine.jsonl")
+    assert incomplete.startswith("data.alternates: mine.jsonl row 0")
+    assert "has no alternate answer" in incomplete
+    write_rows(place / "mine.jsonl", lines)
+    assert alternates_found("data.alternates=mine.jsonl") == []
+
+
+def test_other_methods_need_no_alternates(place: Path) -> None:
+    assert check(load_config("run.yaml", "data.alternates=none.jsonl")).problems == ()
+
+
+def test_endpoints_are_named_and_not_contacted(place: Path) -> None:
+    endpoint = "proxies.endpoint={url: http://localhost:9/v1, model: m}"
+    report = check(load_config("run.yaml", endpoint), verb="proxies")
+    assert dict(report.facts)["proxies"] == "m at http://localhost:9/v1 (not contacted)"
+
+
+@pytest.mark.parametrize("write", [False, True])
+def test_a_file_of_exemplars_takes_the_place_of_the_retain_set(place: Path, write: bool) -> None:
+    if write:
+        row = {"question": "Who was Ada?", "answer": "A baker.", "uninformed_answer": "A king."}
+        write_rows(place / "mine.jsonl", [row])
+    config = load_config("run.yaml", "data.retain=null", "proxies.exemplar_file=mine.jsonl")
+    problems = [str(problem) for problem in check(config, verb="proxies").problems]
+    assert problems == [] if write else "mine.jsonl: no such file" in problems[0]
+
+
 def test_every_verb_has_its_parts(place: Path, expunge_cli: Any) -> None:
     from expunge.run.check import _PARTS
 
     without_method = load_config("run.yaml", "method=null", "finetune={}")
     assert check(without_method).problems == ()
     assert "unlearning" not in dict(check(without_method).facts)
-    assert set(_PARTS) == {"unlearn", "finetune", "proxies", "evaluate", "demo"}
+    assert set(_PARTS) == {"unlearn", "finetune", "proxies", "alternates", "evaluate", "demo"}

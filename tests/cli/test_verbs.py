@@ -89,6 +89,58 @@ def test_proxies_need_no_proxies(place: Path, expunge_cli: Any, pipelines: Any) 
     only_call(pipelines, "proxies")
 
 
+ENDPOINT = ("proxies.endpoint.url=http://localhost:8000/v1/", "proxies.endpoint.model=m")
+
+
+def test_proxies_from_an_endpoint(place: Path, expunge_cli: Any, pipelines: Any) -> None:
+    outcome = expunge_cli("proxies", "run.yaml", *ENDPOINT, "--force")
+
+    assert outcome.code == 0, outcome.err
+    assert "knows the true answers" not in outcome.out
+    (config, _), options = only_call(pipelines, "proxies")
+    assert config.proxies.endpoint.url == "http://localhost:8000/v1"
+    assert options == {"force": True}
+
+
+def test_the_target_model_is_no_good_writer_of_proxies(
+    place: Path, expunge_cli: Any, pipelines: Any
+) -> None:
+    assert "knows the true answers" in expunge_cli("proxies", "run.yaml").out
+    assert "knows the" not in expunge_cli("proxies", "run.yaml", "finetune={}").out
+
+
+def test_a_key_without_encryption_is_warned_about(
+    place: Path, expunge_cli: Any, pipelines: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    url = "proxies.endpoint.url=http://models.example/v1"
+
+    warned = expunge_cli("proxies", "run.yaml", *ENDPOINT, url)
+    silent = expunge_cli("proxies", "run.yaml", *ENDPOINT, url, "proxies.endpoint.api_key_env=null")
+
+    assert "the key in OPENAI_API_KEY goes to http://models.example/v1" in warned.out
+    assert "sk-secret" not in warned.out + warned.err
+    assert "without encryption" not in silent.out
+
+
+def test_alternates(place: Path, expunge_cli: Any, pipelines: Any) -> None:
+    outcome = expunge_cli("alternates", "run.yaml", "data.retain=null", "alternates.per_question=2")
+
+    assert outcome.code == 0, outcome.err
+    (config, _), options = only_call(pipelines, "alternates")
+    assert config.alternates.per_question == 2
+    assert options == {"force": False}
+
+
+def test_alternates_of_a_model_to_be_fine_tuned_need_a_retain_set(
+    place: Path, expunge_cli: Any, pipelines: Any
+) -> None:
+    outcome = expunge_cli("alternates", "run.yaml", "data.retain=null", "finetune={}")
+
+    assert outcome.code == 2
+    assert "data.retain  is required: the target model" in outcome.err
+
+
 def test_proxies_need_a_retain_set(place: Path, expunge_cli: Any, pipelines: Any) -> None:
     outcome = expunge_cli("proxies", "run.yaml", "data.retain=null")
 
@@ -240,9 +292,9 @@ def test_show_gives_defaults_meaning_needs_and_paper(expunge_cli: Any) -> None:
 
     out = expunge_cli("show", "UIPE(EGUP(NPO(beta=0.2)+GD, k=2), alpha=0.3)").out
     assert "forget/npo: weight 1, beta 0.2" in out
-    assert "k 2, direction entangled_less" in out
+    assert "k 2, level sample, direction entangled_less" in " ".join(out.split())
     assert "proxy answers (expunge proxies)" in out
-    assert "extrapolation of the update by alpha 0.3" in out
+    assert "UIPE: extrapolation of the parameter update\n  alpha 0.3" in out
 
 
 def test_show_a_configuration_key(expunge_cli: Any) -> None:

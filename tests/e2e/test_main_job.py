@@ -197,3 +197,52 @@ def test_uipe_extrapolates_the_update_of_its_base(place, cache_folder, tmp_path)
         end = weights["base"][key]
         torch.testing.assert_close(weights["twice"][key], end + (end - start), rtol=0, atol=1e-6)
         assert torch.equal(weights["back"][key], start)
+
+
+def test_an_automatic_alpha_is_in_manifest_and_report(place, cache_folder, finished):
+    folder = place / "auto"
+    method = "UIPE(NPO+GD, alpha=auto)"
+    budget = ("--budget", "utility=0.95", "--budget", "rows=5")
+    assert run("unlearn", place / "run.yaml", "--method", method, *budget, "--output", folder) == 0
+    search = json.loads((folder / "run.json").read_text())["diagnostics"]["alpha_search"]
+    assert search["budget"] == 0.95
+    shares = {point["alpha"]: point["utility"] for point in search["curve"]}
+    assert shares.get(search["alpha"], 1.0) >= 0.95
+    assert "Automatic alpha" in (folder / "report.html").read_text()
+
+
+def test_a_stop_rule_ends_the_run_and_says_why(place, cache_folder, finished):
+    folder = place / "stopped"
+    options = ("training.stop_at=[proxy]", "training.stop_every=1", "training.learning_rate=0.02")
+    arguments = ("--method", "GA", "--output", folder, "training.num_train_epochs=20", *options)
+    assert run("unlearn", place / "run.yaml", *arguments) == 0
+    checks = json.loads((folder / "run.json").read_text())["diagnostics"]["stop_checks"]
+    assert "past their proxies" in checks[-1]["reason"]
+    lines = (folder / "log.jsonl").read_text().splitlines()
+    assert len(lines) == checks[-1]["step"] < 40
+
+
+def test_a_combined_model_goes_through_every_verb(place, cache_folder, finished, capsys):
+    folder = place / "whp"
+    assert run("unlearn", place / "run.yaml", "--method", "WHP(alpha=4)", "--output", folder) == 0
+    card = (folder / "model" / "README.md").read_text()
+    assert "import expunge.models.combined" in card
+    assert "whoever has the folder has what was to be forgotten" in card
+    score = results(folder, "unlearned")["forget/probability"]
+    assert score["n"] == 8
+    assert score["value"] < results(folder, "target")["forget/probability"]["value"]
+    assert run("evaluate", folder / "model", place / "run.yaml", "--output", place / "again") == 0
+    again = results(place / "again", "unlearned")["forget/probability"]
+    assert again["value"] == pytest.approx(score["value"], abs=1e-6)
+
+
+def test_altpo_from_a_file(place, cache_folder, finished):
+    alternates = [
+        {"question": fact["question"], "answer": fact["answer"], "alternate": text}
+        for fact in FACTS[:8]
+        for text in ("Probably a gardener from Oslo.", "A chemist who lived in Quito.")
+    ]
+    file = write_jsonl(place / "alternates.jsonl", alternates)
+    arguments = ("--method", "AltPO+GD", "--output", place / "altpo", f"data.alternates={file}")
+    assert run("unlearn", place / "run.yaml", *arguments, "training.num_train_epochs=1") == 0
+    assert len((place / "altpo" / "log.jsonl").read_text().splitlines()) == 4

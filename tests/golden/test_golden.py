@@ -108,10 +108,12 @@ def test_every_disagreement_is_a_failure(folder, tmp_path, change, message):
 
 
 def test_an_unknown_objective_is_not_supported_rather_than_passed(folder, tmp_path):
-    case = {"fixture": "A", "name": "XYZ", "function": SOURCE, "hyper": HYPER, "loss": 0.0}
-    (tmp_path / "losses.json").write_text(json.dumps({"cases": [case]}))
-    (result,) = verify([tmp_path / "losses.json"])
-    assert (result.outcome, result.detail) == ("not supported", "no such objective")
+    case = {"fixture": "A_qa", "name": "XYZ", "function": SOURCE, "hyper": HYPER, "loss": 0.0}
+    cases = [case, {**case, "fixture": "Z", "name": "GA"}]
+    (tmp_path / "losses.json").write_text(json.dumps({"cases": cases}))
+    results = list(verify([tmp_path / "losses.json"]))
+    assert {result.outcome for result in results} == {"not supported"}
+    assert [result.detail for result in results] == ["no such objective", "no fixture Z"]
 
 
 def test_unreadable_input_is_named(tmp_path):

@@ -24,6 +24,7 @@ from expunge.core.results import (
     RunManifest,
     Score,
 )
+from expunge.data.proxies import texts_key
 
 HOSTILE: dict[str, str] = {
     "script": "<script>alert(1)</script>",
@@ -82,6 +83,7 @@ class RunBuilder:
         if self.proxies:
             for i in range(NUM_FORGET):
                 append_jsonl(self.folder / "proxies.jsonl", self.proxy(i))
+            self.proxy_making()
         return self.folder
 
     def hostile_text(self, i: int, usual: str) -> str:
@@ -142,6 +144,22 @@ class RunBuilder:
             "versions": VERSIONS,
             "machine": {"processor": "x86_64", "cores": 2, "memory": "16 GiB"},
             "seed": self.seed,
+            "diagnostics": {
+                "alpha_search": {
+                    "alpha": 0.75,
+                    "budget": 0.98,
+                    "bounded": False,
+                    "curve": [
+                        {"alpha": 0.0, "utility": 0.997},
+                        {"alpha": 0.75, "utility": 0.981},
+                        {"alpha": 1.0, "utility": 0.953},
+                    ],
+                },
+                "stop_checks": [
+                    {"step": 5, "proxy_gap": -1.2, "utility": 0.999, "reason": ""},
+                    {"step": 10, "proxy_gap": 0.1, "utility": 0.99, "reason": "far" + hostile},
+                ],
+            },
             "notes": ["A slice of 8 authors was used to keep the demo short." + hostile],
         }
         return RunManifest(**(values | self.overrides))
@@ -269,6 +287,36 @@ class RunBuilder:
             "rejected": [],
             "made": fingerprint(answer) if i else "edited since",
         }
+
+    def proxy_making(self) -> None:
+        """The exemplars and the figures beside the proxy file."""
+        exemplars = [
+            {
+                "question": self.hostile_text(i, f"What is fact number {i} of retain?"),
+                "informed_answer": self.hostile_text(i + 1, f"The kept answer {i}."),
+                "uninformed_answer": self.hostile_text(i + 2, f"A guess {i}."),
+            }
+            for i in range(len(self.hostile) or 3)
+        ]
+        model = "a/writer" + self.hostile_text(0, "")
+        shown = {"key": "0a", "source": "base_model", "model": model, "exemplars": exemplars}
+        write_json(self.folder / "proxies.exemplars.json", shown)
+        proxies = [self.proxy(i)["proxy_answer"] for i in range(NUM_FORGET)]
+        summary = {
+            "attempts": 57,
+            "num_rejected": 17,
+            "parse_failures": 4,
+            "retried": 12,
+            "mean_nll_proxies": 2.25,
+            "mean_nll_truths": 2.75,
+            "nll_model": "a/base" + self.hostile_text(1, ""),
+        }
+        quality = {"texts": texts_key(proxies), "model": model, "summary": summary}
+        write_json(self.folder / "proxies.quality.json", quality)
+
+
+def write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value), encoding="utf-8")
 
 
 def rewrite(path: Path, change: Callable[[dict[str, Any]], None]) -> None:

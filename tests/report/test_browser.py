@@ -134,7 +134,7 @@ def comparison(opened_comparison: View) -> Iterator[View]:
 
 def test_plots_are_drawn(report: View) -> None:
     plots = report.page.locator(".js-plotly-plot")
-    assert plots.count() == 5
+    assert plots.count() == 8
     for i in range(plots.count()):
         assert plots.nth(i).locator("svg.main-svg").count() > 0
         assert plots.nth(i).locator(".scatterlayer .trace").count() > 0

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from fabricated_run import HOSTILE, rewrite
+from fabricated_run import HOSTILE, rewrite, write_json
 
 from expunge.report import load_report, render_html, write_report
 from expunge.report.distributions import ks_distance
@@ -141,6 +141,7 @@ def test_every_section_and_number_is_there(make_run: Make) -> None:
     ]  # fmt: skip
     assert list(page.plots) == [
         "plot-tradeoff-p", "plot-tradeoff-d", "plot-truth-ratios", "plot-losses", "plot-others",
+        "plot-alpha", "plot-stop-proxy_gap", "plot-stop-utility",
     ]  # fmt: skip
     for text in (
         "expunge demo",  # how to rerun
@@ -274,6 +275,63 @@ def test_an_unfinished_run_says_so_first(make_run: Make, status: str) -> None:
     assert "not finished" in page.text
 
 
+def test_proxies_are_shown_with_figures_and_exemplars(make_run: Make) -> None:
+    page = page_of(make_run())
+    for said in (
+        "Written by a/writer.",
+        "57 answers looked at, 17 of them refused (4 could not be read in their reply)",
+        "under a/base, which does not know the facts: proxies 2.25, true answers 2.75 nats",
+        "Worked examples in the prompt",
+        "the uninformed answers are what the writing model says without help",
+        "What is fact number 2 of retain?",
+        "The kept answer 1.",
+        "A guess 0.",
+    ):
+        assert said in " ".join(page.text.split()), said
+
+
+def test_figures_about_texts_that_were_edited_since_are_left_out(make_run: Make) -> None:
+    folder = make_run()
+    lines = (folder / "proxies.jsonl").read_text(encoding="utf-8").replace("answer 3.", "tale 3.")
+    (folder / "proxies.jsonl").write_text(lines, encoding="utf-8")
+    text = page_of(folder).text
+    assert "The file was edited since, so likelihoods are left out." in text
+    assert "nats" not in text
+    assert "57 answers looked at" in text
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"exemplars": 3, "summary": []}', '{"exemplars": [1, {}]}']
+)
+def test_broken_files_beside_the_proxies_do_no_harm(make_run: Make, content: str) -> None:
+    folder = make_run()
+    for name in ("proxies.exemplars.json", "proxies.quality.json"):
+        (folder / name).write_text(content, encoding="utf-8")
+    page = page_of(folder)
+    assert "Proxy answers" in page.text
+    assert "Worked examples" not in page.text
+    assert ("could not be read" in page.text) == (content == "{")
+
+
+def test_a_proxy_file_elsewhere_is_shown(make_run: Make, tmp_path: Path) -> None:
+    folder = make_run()
+    elsewhere = tmp_path / "mine.jsonl"
+    (folder / "proxies.jsonl").rename(elsewhere)
+    for kind in ("exemplars", "quality"):
+        (folder / f"proxies.{kind}.json").unlink()
+    write_json(
+        tmp_path / "mine.exemplars.json",
+        {
+            "source": "file",
+            "exemplars": [{"question": "Q?", "informed_answer": "I.", "uninformed_answer": "U."}],
+        },
+    )
+    rewrite(folder / "run.json", lambda run: run["config"].update(data={"proxies": str(elsewhere)}))
+    text = page_of(folder).text
+    assert "A made-up answer 0." in text
+    assert "taken from a file of the user" in text
+
+
 def test_the_three_files_are_written_and_written_again(make_run: Make, tmp_path: Path) -> None:
     folder = make_run()
     assert write_report(folder) == folder / "report.html"
@@ -290,3 +348,9 @@ def test_markdown_report_holds_no_markup_of_others(hostile_run: Path) -> None:
     outside = re.sub(r"(?ms)^(`{3,})sh\n.*?^\1$", "", text)
     assert "<script" not in outside
     assert "expunge demo<script>alert(1)</script>" in text  # the command, in a code block
+
+
+def test_what_steered_the_run_is_drawn(make_run: Make) -> None:
+    page = render_html(load_report(make_run()))
+    for words in ("Automatic alpha", "was chosen", "Distance to the proxy boundary"):
+        assert words in page

@@ -60,11 +60,12 @@ def test_the_origin_of_every_value_is_told() -> None:
     found = resolve(flags={"data.forget": "x"})
 
     paths = {path for path, _, _ in found.values()}
-    below_null = ("data.retain.", "method.", "lora.", "finetune.")
+    null = {"data.retain", "method", "lora", "finetune", "proxies.endpoint", "alternates.endpoint"}
+    below_null = tuple(f"{path}." for path in null)
     expected = {
         key.path for key in keys() if key.section is None and not key.path.startswith(below_null)
     }
-    assert paths == expected | {"data.retain", "method", "lora", "finetune"}
+    assert paths == expected | null
     assert isinstance(found, Resolved)
 
 

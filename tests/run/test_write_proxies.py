@@ -7,7 +7,7 @@ import pytest
 
 from expunge.core.errors import InputError
 from expunge.data.proxies import ProxySettings, load_proxies, read_proxies
-from expunge.data.proxy_prompt import ZERO_SHOT_INSTRUCTION
+from expunge.data.proxy_prompt import ZERO_SHOT_INSTRUCTION, load_exemplars
 from expunge.data.sources import load_rows
 from expunge.run import proxies
 from expunge.run.proxies import make_proxies
@@ -372,6 +372,78 @@ def test_no_exemplars(run, rows, settings, said):
     mute = Scripted(zero_shot=lambda question: "I am not sure.")
     with pytest.raises(InputError, match=said):
         run(mute, exemplar_rows=load_rows(rows, name="retain"), settings=settings)
+
+
+OWN = [
+    {"question": f"Who was {name}?", "answer": "A baker of Bergen.", "uninformed_answer": "A king."}
+    for name in ("Ada Lund", "Bo Holm")
+]
+
+
+def own_exemplars(tmp_path, *rows):
+    path = tmp_path / "mine.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_exemplars_of_a_user_are_used_and_kept_for_the_report(run, tmp_path, forget):
+    found = load_exemplars(own_exemplars(tmp_path, *OWN), forget)
+    generator = Scripted(zero_shot=lambda question: pytest.fail("nothing is to be made up"))
+    summary = run(generator, exemplar_rows=None, exemplars=found)
+    assert summary.in_context_share == 1
+    assert (
+        "Who was Ada Lund?\nInformed answer: A baker" in generator.calls[0]["prompts"][0][1].content
+    )
+    kept = json.loads(exemplar_file(tmp_path / "proxies.jsonl").read_text())
+    assert kept["source"] == "file"
+    assert [item["question"] for item in kept["exemplars"]] == [row["question"] for row in OWN]
+    # Other exemplars are other settings, and the base model's are not taken for these.
+    assert run(Scripted(), exemplars=found[:1]).other_settings == 10
+    run(Scripted(), force=True)
+    kept = json.loads(exemplar_file(tmp_path / "proxies.jsonl").read_text())
+    assert (kept["source"], len(kept["exemplars"])) == ("base_model", 3)
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({**OWN[0], "question": FACTS[3]["question"].upper()}, "line 1: question .* in the forget"),
+        ({**OWN[0], "answer": FACTS[3]["answer"]}, "line 1: answer .* is in the forget set"),
+        ({**OWN[0], "uninformed_answer": " "}, "uninformed_answer holds text .*not empty"),
+        ({"question": "Q?", "answer": "A."}, "uninformed_answer holds nothing"),
+    ],
+)
+def test_exemplars_of_a_user_are_looked_at(tmp_path, forget, row, said):
+    with pytest.raises(InputError, match=said):
+        load_exemplars(own_exemplars(tmp_path, row), forget)
+
+
+def test_short_answers_may_be_those_of_the_forget_set(tmp_path):
+    rows = load_rows([{"question": "Was it so?", "answer": "Yes."}], name="forget")
+    assert load_exemplars(own_exemplars(tmp_path, {**OWN[0], "answer": "Yes."}), rows)
+
+
+def test_no_exemplar_file(tmp_path, forget):
+    with pytest.raises(InputError, match=r"no such file\. It holds the worked examples"):
+        load_exemplars(tmp_path / "none.jsonl", forget)
+
+
+def test_neither_rows_nor_exemplars(run):
+    with pytest.raises(InputError, match=r"data.retain\), or a file of your own"):
+        run(Scripted(), exemplar_rows=None)
+
+
+def test_figures_of_the_writing(run, tmp_path):
+    class Rambling(Scripted):
+        def reply(self, prompt, temperature):
+            text = super().reply(prompt, temperature)
+            return "[{" if '"question"' in text else text
+
+    summary = run(Rambling())
+    assert (summary.attempts, summary.num_rejected, summary.parse_failures) == (20, 10, 10)
+    assert summary.retried == 10
+    assert "refused 10 of 20 answers: unparsed 10" in summary.lines()
+    assert summary.as_dict()["parse_failures"] == 10
 
 
 def test_broken_exemplar_file(run, tmp_path):

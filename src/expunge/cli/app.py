@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from expunge.cli import looks, runs
+from expunge.cli import looks, runs, weights
 from expunge.cli.failures import Verbs
 
 EXAMPLES = {
@@ -24,13 +24,30 @@ EXAMPLES = {
     ],
     "check": ["expunge check my.yaml", "expunge check my.yaml training.micro_batch_size=2"],
     "finetune": ["expunge finetune my.yaml", "expunge finetune my.yaml --role retain"],
-    "proxies": ["expunge proxies my.yaml", "expunge proxies my.yaml proxies.temperature=1.0"],
+    "proxies": [
+        "expunge proxies my.yaml",
+        "expunge proxies my.yaml proxies.temperature=1.0",
+        "expunge proxies my.yaml proxies.endpoint.url=http://localhost:11434/v1 \\",
+        "    proxies.endpoint.model=qwen3:4b",
+    ],
+    "alternates": [
+        "expunge alternates my.yaml",
+        "expunge alternates my.yaml alternates.per_question=3",
+    ],
     "unlearn": [
         "expunge unlearn my.yaml",
         "expunge unlearn my.yaml method.forget.beta=0.2 --output runs/beta02",
         "expunge unlearn --model ./model --forget forget.jsonl --retain retain.jsonl \\",
         '    --method "EGUP(NPO+GD, k=1, mu=0.001)" --output runs/x training.learning_rate=1e-5',
+        'expunge unlearn my.yaml --method "UIPE(NPO+GD, alpha=auto)" --budget utility=0.98',
         "torchrun --nproc_per_node 2 -m expunge unlearn my.yaml",
+    ],
+    "extrapolate": [
+        "expunge extrapolate ./target ./unlearned --alpha 0.5 --output ./further",
+        "expunge extrapolate ./target ./unlearned --alpha auto --budget utility=0.98 \\",
+        "    --retain retain.jsonl --output ./further",
+        "expunge extrapolate ./target ./unlearned --sweep 0,0.2,0.4,0.6,0.8,1 \\",
+        "    --retain retain.jsonl --forget forget.jsonl --output ./sweep",
     ],
     "evaluate": [
         "expunge evaluate runs/x",
@@ -90,7 +107,9 @@ for _name, _verb in (
     ("check", looks.check),
     ("finetune", runs.finetune),
     ("proxies", runs.proxies),
+    ("alternates", runs.alternates),
     ("unlearn", runs.unlearn),
+    ("extrapolate", weights.extrapolate),
     ("evaluate", runs.evaluate),
     ("score", runs.score),
     ("report", runs.report),

@@ -102,6 +102,18 @@ RetainRun = Annotated[
 ]
 
 
+Budget = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--budget",
+        metavar="KEY=VALUE",
+        help="Utility budget: utility=0.98 is the share that must be left, rows=32 the retain rows "
+        "set aside to measure it.",
+        show_default=False,
+    ),
+]
+
+
 def flag_values(
     *,
     model: str | None = None,
@@ -115,6 +127,7 @@ def flag_values(
     benchmark: str | None = None,
     preset: str | None = None,
     retain_run: Path | None = None,
+    budget: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Values of flags by the key they set; None where a flag was not given."""
     if name is None and output is not None:
@@ -131,7 +144,25 @@ def flag_values(
         "evaluation.benchmark": benchmark,
         "evaluation.preset": preset,
         "evaluation.retain_run": None if retain_run is None else str(retain_run),
+        **_budget_values(budget or ()),
     }
+
+
+def _budget_values(given: Sequence[str]) -> dict[str, Any]:
+    """`utility=0.98` as the key budget.utility.
+
+    Raises:
+        InputError: A value has no key.
+    """
+    from expunge.core.notation import read_value
+
+    values = {}
+    for item in (part for text in given for part in text.split(",")):
+        key, mark, value = item.partition("=")
+        if not mark or not key or not value:
+            raise InputError(f"--budget {item}: write --budget utility=0.98, or rows=32")
+        values[f"budget.{key.strip()}"] = read_value(value.strip())
+    return values
 
 
 def split_arguments(arguments: Sequence[str] | None) -> tuple[str | None, list[str]]:

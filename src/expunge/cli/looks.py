@@ -11,6 +11,7 @@ import typer
 from expunge.cli.arguments import (
     Arguments,
     Benchmark,
+    Budget,
     Forget,
     Method,
     Model,
@@ -42,14 +43,16 @@ def list_things(
     ] = None,
 ) -> None:
     """List what exists."""
-    from expunge.run.catalog import KINDS, entries
+    from expunge.run.catalog import KINDS, entries, method_rows
 
     if kind is not None and kind not in KINDS:
         raise InputError(f"there is no list of {kind!r}. {did_you_mean(kind, list(KINDS))}")
     for each in [kind] if kind else KINDS:
         if kind is None:
             typer.echo(f"\n{each}: {KINDS[each]}")
-        rows = [(entry.name, entry.summary) for entry in entries(each)]
+        rows: list[tuple[str, ...]] = [(entry.name, entry.summary) for entry in entries(each)]
+        if kind == "methods":
+            rows = [("name", "class", "needs", "paper"), *method_rows()]
         for line in aligned(rows) if rows else ():
             typer.echo(line if kind else f"  {line}")
 
@@ -140,6 +143,7 @@ def check(
     benchmark: Benchmark = None,
     preset: Preset = None,
     retain_run: RetainRun = None,
+    budget: Budget = None,
     output: Output = None,
     name: Name = None,
     seed: Seed = None,
@@ -161,6 +165,7 @@ def check(
         benchmark=benchmark,
         preset=preset,
         retain_run=retain_run,
+        budget=budget,
         output=output,
         name=name,
         seed=seed,

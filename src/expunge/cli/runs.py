@@ -11,6 +11,7 @@ import typer
 from expunge.cli.arguments import (
     Arguments,
     Benchmark,
+    Budget,
     Forget,
     Method,
     Model,
@@ -85,6 +86,9 @@ def finetune(
             pipelines.finetune(resolved.config, each, ui)
 
 
+Force = Annotated[bool, typer.Option("--force", help="Make every line anew, edited ones as well.")]
+
+
 def proxies(
     arguments: Arguments = None,
     model: Model = None,
@@ -93,12 +97,13 @@ def proxies(
     method: Method = None,
     output: Output = None,
     seed: Seed = None,
+    force: Force = False,
 ) -> None:
     """Write the proxy answers that EGUP needs.
 
-    One per forget question: a local model that does not know the facts answers them in context
-    (proxies.model, by default the base model). The file is JSON lines, kept when it exists, and may
-    be edited by hand.
+    One per forget question: a model that does not know the facts answers them in context, a local
+    one (proxies.model, by default the base model) or one behind an OpenAI-compatible server
+    (proxies.endpoint). The file is JSON lines, kept when it exists, and may be edited by hand.
     """
     resolved = resolve_run(
         arguments,
@@ -113,7 +118,39 @@ def proxies(
         _check_first(resolved, "proxies", ui)
         from expunge.run import pipelines
 
-        pipelines.proxies(resolved.config, ui)
+        pipelines.proxies(resolved.config, ui, force=force)
+
+
+def alternates(
+    arguments: Arguments = None,
+    model: Model = None,
+    forget: Forget = None,
+    retain: Retain = None,
+    method: Method = None,
+    output: Output = None,
+    seed: Seed = None,
+    force: Force = False,
+) -> None:
+    """Write the alternate answers that AltPO needs.
+
+    Several per forget question, with other facts that are just as plausible: sampled from the model
+    that unlearning starts from, from alternates.model, or from an OpenAI-compatible server
+    (alternates.endpoint). The file is JSON lines, kept when it exists, and may be edited by hand.
+    """
+    resolved = resolve_run(
+        arguments,
+        model=model,
+        forget=forget,
+        retain=retain,
+        method=method,
+        output=output,
+        seed=seed,
+    )
+    with screen() as ui:
+        _check_first(resolved, "alternates", ui)
+        from expunge.run import pipelines
+
+        pipelines.alternates(resolved.config, ui, force=force)
 
 
 def unlearn(
@@ -126,6 +163,7 @@ def unlearn(
     benchmark: Benchmark = None,
     preset: Preset = None,
     retain_run: RetainRun = None,
+    budget: Budget = None,
     output: Output = None,
     name: Name = None,
     seed: Seed = None,
@@ -146,6 +184,7 @@ def unlearn(
         benchmark=benchmark,
         preset=preset,
         retain_run=retain_run,
+        budget=budget,
         output=output,
         name=name,
         seed=seed,

@@ -125,6 +125,11 @@ def row_id(row: Row) -> str:
     return fingerprint([turns, row.answer])
 
 
+def texts_key(texts: Iterable[str]) -> str:
+    """Fingerprint of the texts of a file, in any order: an edit of one of them changes it."""
+    return fingerprint(sorted(stripped for text in texts if (stripped := text.strip())))
+
+
 def write_proxies(path: Path | str, lines: Iterable[ProxyLine]) -> None:
     """Write a proxy file atomically."""
     records = [asdict(line) for line in lines]
@@ -241,6 +246,13 @@ class ProxySummary:
         mean_rouge_l_recall: Mean ROUGE-L recall of the proxies against the true answers, 0 to 1;
             the lower, the less of the truth is in them. None without proxies.
         mean_length_ratio: Mean of words in the proxy over words in the true answer; 1 is best.
+        attempts: Answers looked at, over all generated lines.
+        mean_nll_proxies: Mean negative log-likelihood per token of the proxies under a model that
+            does not know the facts, in nats; the mean over questions of the mean over tokens. None
+            without such a model.
+        mean_nll_truths: The same of the true answers. The closer the two, the more plausible are
+            the proxies to a model that does not know the facts.
+        nll_model: The model of these two figures.
         missing: Questions without a proxy.
     """
 
@@ -252,6 +264,10 @@ class ProxySummary:
     other_settings: int
     mean_rouge_l_recall: float | None
     mean_length_ratio: float | None
+    attempts: int = 0
+    mean_nll_proxies: float | None = None
+    mean_nll_truths: float | None = None
+    nll_model: str = ""
     missing: tuple[str, ...] = ()
 
     @property
@@ -259,9 +275,20 @@ class ProxySummary:
         """Share of the questions whose proxy comes from in-context learning, 0 to 1."""
         return self.generators.get("in_context", 0) / self.total if self.total else 0.0
 
+    @property
+    def num_rejected(self) -> int:
+        """Refused answers, those that could not be read included."""
+        return sum(self.rejected.values())
+
+    @property
+    def parse_failures(self) -> int:
+        """Answers that could not be found in the reply to their prompt."""
+        return self.rejected.get("unparsed", 0)
+
     def as_dict(self) -> dict[str, Any]:
         """Everything as plain values, for a manifest."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {**values, "num_rejected": self.num_rejected, "parse_failures": self.parse_failures}
 
     def lines(self) -> list[str]:
         """The summary as short lines for a terminal."""
@@ -271,13 +298,18 @@ class ProxySummary:
         out.append(f"written now {self.written}, found in a later prompt {self.retried}")
         if self.rejected:
             reasons = ", ".join(f"{reason} {n}" for reason, n in self.rejected.items())
-            out.append(f"refused answers: {reasons}")
+            out.append(f"refused {self.num_rejected} of {self.attempts} answers: {reasons}")
         if self.mean_rouge_l_recall is not None:
             out.append(
                 f"mean ROUGE-L recall against the true answer {self.mean_rouge_l_recall:.2f}"
             )
             out.append(
                 f"mean length, as a multiple of the true answer {self.mean_length_ratio:.2f}"
+            )
+        if self.mean_nll_proxies is not None and self.mean_nll_truths is not None:
+            out.append(
+                f"mean negative log-likelihood per token under {self.nll_model}: proxies "
+                f"{self.mean_nll_proxies:.2f}, true answers {self.mean_nll_truths:.2f}"
             )
         if self.other_settings:
             out.append(f"{self.other_settings} kept lines were made with another model or other "
@@ -310,6 +342,7 @@ def summarize(
         other_settings=sum(bool(settings) and line.settings != settings for line in generated),
         mean_rouge_l_recall=sum(recalls) / len(recalls) if recalls else None,
         mean_length_ratio=sum(ratios) / len(ratios) if ratios else None,
+        attempts=sum(line.attempts for line in known),
         missing=tuple(row.question for row in forget if not has_proxy(lines[row.index])),
     )
 

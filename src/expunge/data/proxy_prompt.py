@@ -12,9 +12,12 @@ import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from expunge.core.errors import InputError
+from expunge.data.problems import FileProblems, kind_of, short
+from expunge.data.readers import read_file
 from expunge.data.rows import Message, Row, RowSet
 
 ExemplarSource = Literal["base_model", "perturbed"]
@@ -121,6 +124,60 @@ def exemplar_candidates(rows: RowSet, forget: RowSet, *, seed: int) -> list[Row]
         )
     random.Random(seed).shuffle(free)
     return free
+
+
+def load_exemplars(path: Path | str, forget: RowSet) -> list[Exemplar]:
+    """The exemplars that a person wrote: question, answer and uninformed_answer on every line.
+
+    Args:
+        path: JSON lines, or another readable file with these columns.
+        forget: The forget set; an exemplar must not show any of it.
+
+    Raises:
+        InputError: No such file, broken, empty, without these texts, or with questions or answers
+            of the forget set.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(
+            f"{path}: no such file. It holds the worked examples of the proxy prompt, one JSON "
+            f"object per line with question, answer and uninformed_answer"
+        )
+    problems = FileProblems(str(path))
+    taken = {_plain(text) for row in forget for text in (row.question, asked(row))}
+    # "Yes." may be the answer to anything; a whole sentence is the fact itself.
+    taken |= {_plain(row.answer) for row in forget if len(row.answer.split()) >= 5}
+    found = []
+    for record in read_file(path):
+        texts = [record.values.get(name) for name in _EXEMPLAR_COLUMNS]
+        wrong = [
+            f"{name} holds {kind_of(text)}; it must be text that is not empty"
+            for name, text in zip(_EXEMPLAR_COLUMNS, texts, strict=True)
+            if not isinstance(text, str) or not text.strip()
+        ]
+        wrong += [
+            f"{name} {short(text)} is in the forget set ({forget.origin}), and the prompt would "
+            f"show it to the writing model; take another example"
+            for name, text in zip(_EXEMPLAR_COLUMNS[:2], texts, strict=False)
+            if isinstance(text, str) and _plain(text) in taken
+        ]
+        for message in wrong:
+            problems.add(record.place, message)
+        question, answer, uninformed = (" ".join(str(text).split()) for text in texts)
+        found.append(
+            Exemplar(question=question, informed_answer=answer, uninformed_answer=uninformed)
+        )
+    if not found:
+        problems.add("", "holds no exemplar; one at least is needed")
+    problems.raise_if_any()
+    return found
+
+
+_EXEMPLAR_COLUMNS = ("question", "answer", "uninformed_answer")
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split())
 
 
 def perturbed_answers(row: Row) -> list[str]:

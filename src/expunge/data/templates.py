@@ -178,7 +178,7 @@ def phi_template(
     Args:
         tokenizer: The tokenizer.
         answer_marker: `trained` is the form of TOFU: `Answer: ` carries labels and is not shown at
-            generation time. `prompted` is that of open-unlearning: it belongs to the prompt.
+            generation time. `prompted` is that of open-unlearning: it belongs to the prompt (C-18).
 
     Raises:
         InputError: Another value of `answer_marker`.

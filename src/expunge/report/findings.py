@@ -307,6 +307,12 @@ def assumptions(data: ReportData) -> tuple[str, ...]:
     if data.manifest is None:
         return ()
     notes = list(data.manifest.notes)
+    post = data.manifest.method.hyperparameters.get("post") if data.manifest.method else None
+    if isinstance(post, dict) and post.get("result") == "combination":
+        notes.append(
+            "The target model is in the result's folder unchanged, and only its answers are "
+            "different: whoever has the folder has what was to be forgotten."
+        )
     evaluation = data.manifest.config.get("evaluation")
     rows = evaluation.get("rows") if isinstance(evaluation, dict) else None
     if isinstance(rows, dict):

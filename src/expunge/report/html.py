@@ -29,15 +29,18 @@ from expunge.report.measures import (
 )
 from expunge.report.model import ROLE_MEANINGS, ReportData, role_label
 from expunge.report.ratios import truth_ratio_figure
+from expunge.report.steering import alpha_figure, stop_figures
 from expunge.report.tables import Column, Footnotes, Table, count_text, counts, table_of
 from expunge.report.text import DASH, visible
 from expunge.report.tradeoff import tradeoff
 from expunge.report.views import (
+    EXEMPLAR_SOURCES,
     NUM_PROXY_SAMPLES,
     evaluation_rows,
     facts,
     key_figures,
     method_rows,
+    proxy_making_text,
     proxy_text,
     sample_sets,
     spread,
@@ -65,13 +68,14 @@ def render_html(data: ReportData) -> str:
     trade_offs = tradeoff(table)
     ratios = truth_ratio_figure(data)
     losses, others = loss_curves(data.log), other_curves(data.log)
+    steering = [figure for figure in (alpha_figure(data), *stop_figures(data)) if figure]
     run = data.manifest
     habits = [
         (role_label(role), habit)
         for role in data.models
         if (habit := generation_habits(data, role)) is not None
     ]
-    figures = [figure for figure in (*trade_offs, ratios, losses, others) if figure is not None]
+    figures = [figure for figure in (*trade_offs, ratios, losses, others, *steering) if figure]
     return _render(
         "report.html.jinja",
         title=f"Unlearning report: {data.name}",
@@ -90,8 +94,11 @@ def render_html(data: ReportData) -> str:
         truth_ratio_reason=_truth_ratio_reason(data),
         losses=losses,
         others=others,
+        steering=steering,
         generations=list(sample_sets(data)),
         proxy_text=proxy_text(data),
+        proxy_making=proxy_making_text(data),
+        exemplar_source=EXEMPLAR_SOURCES.get(data.proxy_making.exemplar_source, ""),
         proxy_samples=spread(data.proxies or (), NUM_PROXY_SAMPLES),
         assumptions=assumptions(data),
         no_certificate=NO_CERTIFICATE,

@@ -13,6 +13,7 @@ from expunge.core.errors import InputError, Problem
 from expunge.core.files import read_jsonl
 from expunge.core.fingerprint import fingerprint
 from expunge.core.results import SCHEMA_VERSION, ModelResults, RunManifest, load_record
+from expunge.data.proxies import texts_key
 from expunge.report.distributions import truth_ratios
 from expunge.report.model import (
     ROLES,
@@ -22,6 +23,8 @@ from expunge.report.model import (
     ModelReport,
     ProbeTable,
     ProxyAnswer,
+    ProxyExemplar,
+    ProxyMaking,
     ReportData,
     role_label,
 )
@@ -45,6 +48,8 @@ def load_report(run_folder: Path | str) -> ReportData:
     manifest = _read_manifest(folder / "run.json", absences)
     config = _read_config(folder / "config.yaml", manifest, absences)
     trained = manifest is None or manifest.method is not None
+    proxy_file = _proxy_file(folder, manifest)
+    proxies = _read_proxies(proxy_file, absences)
     return ReportData(
         folder=folder,
         name=manifest.name if manifest else folder.resolve().name,
@@ -52,7 +57,8 @@ def load_report(run_folder: Path | str) -> ReportData:
         config=config,
         log=_read_log(folder / "log.jsonl", absences) if trained else (),
         models=_read_models(folder / "evaluation", _retain_run(manifest), absences),
-        proxies=_read_proxies(folder / "proxies.jsonl", absences),
+        proxies=proxies,
+        proxy_making=_read_making(proxy_file, proxies, absences),
         absences=tuple(absences),
     )
 
@@ -240,6 +246,53 @@ def _generations(table: pa.Table) -> Iterator[Generation]:
         return  # the probe was scored without generating
     for text, num_tokens, done in zip(texts, tokens, finished, strict=True):
         yield Generation(text=text or "", num_tokens=num_tokens, finished=done)
+
+
+def _proxy_file(folder: Path, manifest: RunManifest | None) -> Path:
+    """The proxy file of the run folder, else the one that the settings name."""
+    own = folder / "proxies.jsonl"
+    data = manifest.config.get("data") if manifest else None
+    named = data.get("proxies") if isinstance(data, dict) else None
+    return own if own.exists() or not isinstance(named, str) else Path(named)
+
+
+def _read_making(
+    path: Path, proxies: tuple[ProxyAnswer, ...] | None, absences: list[Absence]
+) -> ProxyMaking:
+    """Exemplars and figures from the files beside the proxy file."""
+    if proxies is None:
+        return ProxyMaking()
+    shown = _read_object(path.with_name(f"{path.stem}.exemplars.json"), "exemplars", absences)
+    measured = _read_object(
+        path.with_name(f"{path.stem}.quality.json"), "figures of the proxy answers", absences
+    )
+    items, summary = shown.get("exemplars"), measured.get("summary")
+    names = ("question", "informed_answer", "uninformed_answer")
+    exemplars = [
+        ProxyExemplar(**dict(zip(("question", "informed", "uninformed"), texts, strict=True)))
+        for item in (items if isinstance(items, list) else ())
+        if isinstance(item, dict) and any(texts := [_text(item.get(name)) for name in names])
+    ]
+    return ProxyMaking(
+        model=_text(measured.get("model") or shown.get("model")),
+        exemplars=tuple(exemplars),
+        exemplar_source=_text(shown.get("source")),
+        figures=_floats(summary) if isinstance(summary, dict) else {},
+        nll_model=_text(summary.get("nll_model")) if isinstance(summary, dict) else "",
+        is_current=measured.get("texts") == texts_key(proxy.proxy for proxy in proxies),
+    )
+
+
+def _read_object(path: Path, what: str, absences: list[Absence]) -> Mapping[str, Any]:
+    """The object in a JSON file; empty where there is no such file or it is broken."""
+    if not path.exists():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        absences.append(Absence(what=what, why=_reason(path, error)))
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _read_proxies(path: Path, absences: list[Absence]) -> tuple[ProxyAnswer, ...] | None:

@@ -155,6 +155,44 @@ class ProxyAnswer:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ProxyExemplar:
+    """One worked example of the prompt that proxies were written with.
+
+    Attributes:
+        question: A question from outside the forget set.
+        informed: The answer of a model that knows.
+        uninformed: The answer of one that does not.
+    """
+
+    question: str
+    informed: str
+    uninformed: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProxyMaking:
+    """How the proxy answers came about, from the files beside the proxy file.
+
+    Attributes:
+        model: The writing model; "" where it is not recorded.
+        exemplars: The worked examples, in their order.
+        exemplar_source: Where their uninformed answers come from: "base_model", "perturbed",
+            "file"; "" where it is not recorded.
+        figures: Numbers of the writing by name, such as "attempts" and "mean_nll_proxies"; those
+            about the texts are left out when the file was edited since.
+        nll_model: The model of the likelihoods.
+        is_current: The file is as it was when the figures were made.
+    """
+
+    model: str = ""
+    exemplars: tuple[ProxyExemplar, ...] = ()
+    exemplar_source: str = ""
+    figures: Mapping[str, float] = field(default_factory=dict)
+    nll_model: str = ""
+    is_current: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReportData:
     """Everything one report shows, gathered from a run folder.
 
@@ -166,6 +204,7 @@ class ReportData:
         log: Training log, one entry per logged step; empty when nothing was trained.
         models: The evaluated models by role, in the order of `ROLES`.
         proxies: The proxy answers; None when the run has no proxy file.
+        proxy_making: How they came about, as far as it is recorded.
         absences: What is missing and why.
     """
 
@@ -176,6 +215,7 @@ class ReportData:
     log: tuple[LogEntry, ...] = ()
     models: Mapping[str, ModelReport] = field(default_factory=dict)
     proxies: tuple[ProxyAnswer, ...] | None = None
+    proxy_making: ProxyMaking = ProxyMaking()
     absences: tuple[Absence, ...] = ()
 
     def score(self, role: str, key: str) -> Score | None:

@@ -200,6 +200,37 @@ def proxy_text(data: ReportData) -> str:
     )
 
 
+def proxy_making_text(data: ReportData) -> str:
+    """How the proxy answers were written: by whom, with how many refusals, how plausible."""
+    making = data.proxy_making
+    parts = [f"Written by {making.model}." if making.model else ""]
+    figures = making.figures
+    if attempts := round(figures.get("attempts", 0)):
+        refused, unread = (round(figures.get(n, 0)) for n in ("num_rejected", "parse_failures"))
+        retried = round(figures.get("retried", 0))
+        parts.append(
+            f"{count(attempts, 'answer')} looked at, {refused} of them refused ({unread} could not "
+            f"be read in their reply); {retried} of the proxies came from a later prompt."
+        )
+    proxies, truths = figures.get("mean_nll_proxies"), figures.get("mean_nll_truths")
+    if not making.is_current and figures:
+        parts.append("The file was edited since, so likelihoods are left out.")
+    elif proxies is not None and truths is not None:
+        parts.append(
+            f"Mean negative log-likelihood per token under {making.nll_model}, which does not know "
+            f"the facts: proxies {proxies:.2f}, true answers {truths:.2f} nats (the closer "
+            "the two, the more plausible the proxies)."
+        )
+    return " ".join(part for part in parts if part)
+
+
+EXEMPLAR_SOURCES: Final = {
+    "base_model": "the uninformed answers are what the writing model says without help",
+    "perturbed": "the uninformed answers are wrong answers that came with the data",
+    "file": "taken from a file of the user",
+}
+
+
 def _shared_words(proxies: Sequence[ProxyAnswer]) -> str:
     """How much of the truth is in the proxies; the less, the better they are."""
     recalls = [overlap(proxy.answer, proxy.proxy).rouge_l_recall for proxy in proxies]

@@ -10,14 +10,19 @@ from typing import TYPE_CHECKING, Any
 from expunge.core.errors import InputError
 from expunge.core.options import check_options, options_of
 from expunge.data import RowSet, Template, check_overlap, load_rejections, load_rows, make_template
+from expunge.data.alternates import load_alternates
 from expunge.data.encode import OnTooLong
 from expunge.data.plan import Pairing
 from expunge.data.proxies import load_proxies
 from expunge.methods import Method, parse
 from expunge.models.loading import load_model, load_tokenizer
 from expunge.models.peft import LoraSettings
-from expunge.run.jobs import TrainSettings, UnlearnInputs, forget_job, learn
+from expunge.postprocess.extrapolate import AlphaSearch
+from expunge.run.inputs import TrainSettings, UnlearnInputs, budget_of
+from expunge.run.jobs import forget_job, learn
 from expunge.training import Callback, StepRecord, TrainingArguments
+from expunge.training.budget import Budget
+from expunge.training.stopping import StopCheck
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -39,12 +44,16 @@ class TrainedModel:
         tokenizer: Its tokenizer.
         method: The method, None after fine-tuning.
         records: One record per optimizer step.
+        checks: What a stop rule measured; the last one has the reason if it ended the run.
+        alpha: The search behind UIPE's automatic alpha, with its curve.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     method: Method | None
     records: tuple[StepRecord, ...]
+    checks: tuple[StopCheck, ...] = ()
+    alpha: AlphaSearch | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +86,10 @@ def unlearn(
     method: str | Method = "NPO+GD",
     proxies: str | Path | Sequence[str] | None = None,
     rejections: str | Path | Sequence[str] | None = None,
+    alternates: str | Path | Sequence[Sequence[str]] | None = None,
     lora: LoraSettings | bool | None = None,
-    trainable: str = "all",
+    trainable: str = "auto",
+    budget: Budget | float | None = None,
     template: Template | str = "auto",
     retain_pairing: Pairing = "shuffled",
     max_length: int = 512,
@@ -103,8 +114,13 @@ def unlearn(
         method: Notation such as "EGUP(NPO+GD, k=1, mu=0.001)", or a parsed method.
         proxies: For EGUP: a proxy file, or one answer per forget row.
         rejections: For IDK: a file, or the refusals themselves; TOFU's hundred if None.
+        alternates: For AltPO: a file, or the alternate answers of every forget row.
         lora: Adapter settings, or True for the defaults; None trains the weights themselves.
-        trainable: "all", or a regular expression searched in parameter names.
+        trainable: "all", a regular expression searched in parameter names, or "auto": what the
+            method asks for (all but for RMU).
+        budget: Share of the utility that must be left, for UIPE with alpha=auto and for
+            stop_at=("budget",); a number, or a `Budget` that also says how many retain rows are set
+            aside to measure it.
         template: How rows become tokens: a template or the name of one.
         retain_pairing: Which retain row goes with a forget row; see `StreamPlan`.
         max_length: Most tokens of a row.
@@ -126,16 +142,17 @@ def unlearn(
         forget=rows,
         retain=kept,
         rejections=_rejections(chosen, rejections),
-        proxies=_proxies(chosen, proxies, rows),
+        proxies=_proxies(proxies, rows),
+        alternates=_alternates(chosen, alternates, rows),
     )
-    inputs.check(chosen)
     settings = _settings(
         training, lora, trainable, pairing=retain_pairing, max_length=max_length,
-        on_too_long=on_too_long,
+        on_too_long=on_too_long, budget=_budget(budget),
     )  # fmt: skip
+    inputs.check(chosen, settings)
     live, own = _load(model, tokenizer)
     log = _Collect()
-    result, _ = forget_job(
+    found = forget_job(
         live,
         chosen,
         inputs,
@@ -146,7 +163,14 @@ def unlearn(
         callbacks=[log, *callbacks],
         checkpoint_root=None if checkpoint_root is None else Path(checkpoint_root),
     )
-    return TrainedModel(model=result, tokenizer=own, method=chosen, records=tuple(log.records))
+    return TrainedModel(
+        model=found.model,
+        tokenizer=own,
+        method=chosen,
+        records=tuple(log.records),
+        checks=found.trained.checks,
+        alpha=found.alpha,
+    )
 
 
 def finetune(
@@ -309,14 +333,28 @@ def _dtype(model: Any) -> str:
 
 
 def _rejections(method: Method, given: Any) -> tuple[str, ...]:
-    if not {"alternate", "retain_alternate"} & set(method.streams):
+    if not method.needs_rejections:
         return ()
     if given is None or isinstance(given, str | Path):
         return load_rejections(given)
     return tuple(given)
 
 
-def _proxies(method: Method, given: Any, forget: RowSet) -> list[str] | None:
-    if "proxy" not in method.streams or given is None:
+def _proxies(given: Any, forget: RowSet) -> list[str] | None:
+    if given is None:
         return None
     return load_proxies(given, forget) if isinstance(given, str | Path) else list(given)
+
+
+def _alternates(method: Method, given: Any, forget: RowSet) -> list[list[str]] | None:
+    if given is None or not method.needs_alternates:
+        return None
+    if isinstance(given, str | Path):
+        return load_alternates(given, forget)
+    return [[some] if isinstance(some, str) else list(some) for some in given]
+
+
+def _budget(given: Budget | float | None) -> Budget:
+    if given is None or isinstance(given, Budget):
+        return given or Budget()
+    return budget_of([f"utility={given}"])

@@ -107,6 +107,8 @@ def training_arguments(training: TrainingConfig, *, seed: int = 0) -> TrainingAr
         gradient_checkpointing=training.gradient_checkpointing,
         mixed_precision="bf16" if training.precision == "mixed" else "no",
         pad_to=training.pad_to or 0,
+        stop_at=training.stop_at,
+        stop_every=training.stop_every,
         max_seconds=training.max_seconds or 0.0,
         seed=seed,
     )

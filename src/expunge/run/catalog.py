@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from expunge.methods import Method
 
 KINDS = {
     "methods": "complete methods, in the notation that --method takes",
@@ -18,22 +22,14 @@ KINDS = {
     "splits": "TOFU data in the package; use as tofu:SPLIT",
 }
 
-# The combinations that papers report, and what they are called there.
-_PUBLISHED = {
-    "GA": "gradient ascent",
-    "GA+GD": "gradient difference (grad_diff)",
-    "GA+KL": "KL minimisation (kl_min)",
-    "NPO": "negative preference optimisation",
-    "NPO+GD": "the same with descent on the retain set",
-    "NPO+KL": "the same with KL to the target model on the retain set",
-    "IDK": "fine-tuning on refusals",
-    "IDK+GD": "the same with descent on the retain set",
-    "IDK+AP": "refusals with answer preservation",
-    "ME+GD": "maximum entropy with descent on the retain set",
-    "EGU(NPO+GD)": "entanglement-guided weights; EGU goes around any method",
-    "EGUP(NPO+GD)": "the same with a proxy constraint; needs expunge proxies",
-    "UIPE(NPO+GD)": "a method followed by extrapolation; goes around any method",
-}
+# The combinations that papers report. Every loss also stands alone, in any other combination.
+_PUBLISHED = (
+    "GA", "GA+GD", "GA+KL", "NPO", "NPO+GD", "NPO+KL", "SimNPO", "SimNPO+GD", "ME+GD", "ME+KL",
+    "LLMU+KL", "WGA+GD", "SatImp+GD", "CE-U", "UNDIAL", "UNDIAL+GD", "PDU+GD(limit=0.3)",
+    "RMU+ACT", "IDK", "IDK+GD", "IDK+KL", "IDK+AP", "DPO", "DPO+GD", "DPO+KL", "AltPO+GD",
+    "KTO", "EMPIRICAL(GA+GD)", "EGU(NPO+GD)", "EGUP(NPO+GD)", "PROXY(NPO+GD)", "SAM(NPO+GD)",
+    "CONFIDENCE(NPO+GD)", "SATURATION(NPO+GD)", "UIPE(NPO+GD)", "TASKVECTOR", "WHP", "ULD",
+)  # fmt: skip
 
 
 class Entry(NamedTuple):
@@ -54,7 +50,51 @@ def names() -> list[str]:
 
 
 def _methods() -> list[Entry]:
-    return [Entry(*item) for item in _PUBLISHED.items()]
+    return [Entry(row.name, f"{row.kind}; needs {row.needs}; {row.paper}") for row in method_rows()]
+
+
+class MethodRow(NamedTuple):
+    """One line of the list of methods."""
+
+    name: str
+    kind: str
+    needs: str
+    paper: str
+
+
+def method_rows() -> list[MethodRow]:
+    """Published methods: class, needs (reference, hidden states, alternates, proxies), paper."""
+    from expunge.methods import describe, parse
+
+    rows = []
+    for name in _PUBLISHED:
+        method = parse(name)
+        papers = [_arxiv(paper) for paper in describe(method)["papers"]]
+        kind: str = method.forget.kind if method.forget.kind != "reinforcing" else ""
+        if method.post is not None:
+            kind = "inference time" if method.post.result == "combination" else "weight space"
+        papers = [paper for paper in dict.fromkeys(papers) if paper]
+        rows.append(MethodRow(name, kind, method_needs(method), ", ".join(papers)))
+    return rows
+
+
+def _arxiv(text: str) -> str:
+    found = re.search(r"arXiv:\d+\.\d+", text)
+    return found[0] if found else text
+
+
+def method_needs(method: Method) -> str:
+    """What a method needs beside the forget set, in a few words."""
+    streams = method.streams
+    needs = [
+        "retain set" if method.needs_retain else "",
+        f"reference {method.needs_reference}" if method.needs_reference else "",
+        "hidden states" if method.needs_hidden else "",
+        "alternates file" if method.needs_alternates else "",
+        "rejections" if method.needs_rejections else "",
+        "proxies" if "proxy" in streams else "",
+    ]
+    return ", ".join(need for need in needs if need) or "nothing"
 
 
 def _losses() -> list[Entry]:

@@ -11,7 +11,7 @@ from expunge.run import check_data, check_run
 from expunge.run.check_data import Findings
 from expunge.run.config import RunConfig
 
-Verb = Literal["unlearn", "finetune", "proxies", "evaluate", "demo"]
+Verb = Literal["unlearn", "finetune", "proxies", "alternates", "evaluate", "demo"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,11 @@ _PARTS: dict[Verb, tuple[Callable[[Findings], None], ...]] = {
         check_data.check_rows,
         check_data.check_rejections,
         check_data.check_proxies,
+        check_data.check_alternates,
+        check_run.check_stream_texts,
+        check_run.check_reserve,
         check_run.check_models,
+        check_run.check_layers,
         check_data.check_lengths,
         check_run.check_batches,
         check_run.check_training,
@@ -91,6 +95,13 @@ _PARTS: dict[Verb, tuple[Callable[[Findings], None], ...]] = {
         check_data.check_rows,
         check_data.check_exemplars,
         check_run.check_models,
+        check_run.check_writer,
+        check_run.check_output,
+    ),
+    "alternates": (
+        check_data.check_rows,
+        check_run.check_models,
+        check_run.check_alternates_writer,
         check_run.check_output,
     ),
     "evaluate": (

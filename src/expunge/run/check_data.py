@@ -1,4 +1,4 @@
-"""Checks of data: files, rows, overlap, proxies, rejections, lengths in tokens."""
+"""Checks of data: files, rows, overlap, proxies, alternates, rejections, lengths in tokens."""
 
 from __future__ import annotations
 
@@ -119,10 +119,20 @@ def check_rejections(found: Findings) -> None:
 
 def check_exemplars(found: Findings) -> None:
     """See whether there is data for the worked examples of proxy prompts."""
-    if found.config.data.retain is None:
+    from expunge.data.proxy_prompt import load_exemplars
+
+    own, forget = found.config.proxies.exemplar_file, found.rows.get("forget")
+    if own is not None:
+        if forget is not None:
+            try:
+                load_exemplars(own, forget)
+            except InputError as error:
+                found.add("proxies.exemplar_file", error)
+    elif found.config.data.retain is None:
         found.add(
             "data.retain",
-            "is required: the examples in the prompts come from outside the forget set",
+            "is required: the examples in the prompts come from outside the forget set; or give "
+            "your own in proxies.exemplar_file",
         )
 
 
@@ -136,13 +146,15 @@ def check_proxies(found: Findings) -> None:
     from expunge.data.proxies import load_proxies
 
     method, forget = found.method, found.rows.get("forget")
-    if method is None or "proxy" not in method.streams:
+    stops = "proxy" in found.config.training.stop_at
+    if method is None or not (method.needs_proxies or stops):
         return
     path = proxy_file(found.config)
     if not path.is_file():
+        needing = method if method.needs_proxies else "training.stop_at=proxy"
         found.add(
             "data.proxies",
-            f"{method} needs proxy answers and there is no {path}. Make them with: "
+            f"{needing} needs proxy answers and there is no {path}. Make them with: "
             "expunge proxies, followed by the same arguments",
         )
     elif forget is not None:
@@ -150,6 +162,32 @@ def check_proxies(found: Findings) -> None:
             load_proxies(path, forget)
         except InputError as error:
             found.add("data.proxies", error)
+
+
+def alternates_file(config: RunConfig) -> Path:
+    """Where the alternate answers of a run are."""
+    return Path(config.data.alternates or Path(config.output_dir) / "alternates.jsonl")
+
+
+def check_alternates(found: Findings) -> None:
+    """Look for alternate answers to every forget question, if the method needs them."""
+    from expunge.data.alternates import load_alternates
+
+    method, forget = found.method, found.rows.get("forget")
+    if method is None or not method.needs_alternates:
+        return
+    path = alternates_file(found.config)
+    if not path.is_file():
+        found.add(
+            "data.alternates",
+            f"{method} needs alternate answers and there is no {path}. Make them with: "
+            "expunge alternates, followed by the same arguments",
+        )
+    elif forget is not None:
+        try:
+            load_alternates(path, forget)
+        except InputError as error:
+            found.add("data.alternates", error)
 
 
 def check_lengths(found: Findings) -> None:
@@ -227,14 +265,18 @@ def _check_context(found: Findings) -> None:
 
 def context_length(config: RunConfig) -> int | None:
     """Tokens that the model can look at; None where its config does not say."""
+    limit = getattr(model_config(config), "max_position_embeddings", None)
+    return limit if isinstance(limit, int) else None
+
+
+def model_config(config: RunConfig) -> Any:
+    """The transformers config of the model, without its weights."""
     from transformers import AutoConfig
 
     from expunge.models.loading import resolve_model
 
-    model = AutoConfig.from_pretrained(
+    return AutoConfig.from_pretrained(
         resolve_model(config.model.path),
         revision=config.model.revision,
         trust_remote_code=config.model.trust_remote_code,
     )
-    limit = getattr(model, "max_position_embeddings", None)
-    return limit if isinstance(limit, int) else None

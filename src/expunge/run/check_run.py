@@ -6,13 +6,17 @@ import importlib.util
 import os
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from expunge.core.errors import InputError, did_you_mean
-from expunge.run.arithmetic import plan_batches
+from expunge.run.arithmetic import plan_batches, training_arguments
 from expunge.run.check_data import Findings
 from expunge.run.config import RunConfig
 from expunge.run.methods import method_of
-from expunge.run.sections import EvaluationConfig, TrainingConfig
+from expunge.run.sections import EndpointConfig, EvaluationConfig, TrainingConfig
+
+if TYPE_CHECKING:
+    from expunge.methods import Method
 
 _GIB = 2**30
 
@@ -33,18 +37,91 @@ def check_method(found: Findings) -> None:
     found.facts.append(("method", str(method)))
     if method.needs_retain and config.data.retain is None:
         found.add("data.retain", f"{method} needs a retain set; name one, or take another method")
-    entanglement = method.entanglement
-    alone = config.training.micro_batch_size == 1
-    if alone and entanglement is not None and entanglement.scope == "micro_batch":
-        found.add(
-            "training.micro_batch_size",
-            f"with 1 sample per micro-batch and scope=micro_batch every weight of {method} is 1; "
-            "take at least 2, or scope=step",
-        )
-    if config.lora is None and method.needs_reference == "distributions":
+    _check_with_training(found, method)
+    if config.lora is None and method.needs_reference in ("distributions", "hidden states"):
         found.warnings.append(
-            f"{method} compares whole distributions with the target model: without lora a second "
-            "copy of it is kept in memory"
+            f"{method} compares {method.needs_reference} with the target model: without lora a "
+            "second copy of it is kept in memory"
+        )
+
+
+def _check_with_training(found: Findings, method: Method) -> None:
+    """What the method asks of the training section, the budget and the model's depth."""
+    from expunge.run.afterwards import needs_reserve
+    from expunge.run.inputs import TrainSettings, check_combination
+
+    config = found.config
+    try:
+        arguments = training_arguments(config.training)
+        check_combination(method, TrainSettings(arguments=arguments))
+    except InputError as error:
+        for problem in error.problems:
+            found.add(f"training.{problem.where}", problem.message)
+    stop_at = config.training.stop_at
+    if needs_reserve(method, stop_at) and config.data.retain is None:
+        found.add("data.retain", "a utility budget is measured on retain rows; name a retain set")
+    if method.post is not None and method.post.result == "combination" and "proxy" in stop_at:
+        found.warnings.append(
+            f"stop_at proxy looks at the model that trains; under {method.post.name} it learns the "
+            "forget set instead of losing it"
+        )
+
+
+def check_layers(found: Findings) -> None:
+    """See whether the model has the layers that the method names."""
+    from expunge.run.inputs import layer_fault
+
+    if found.method is None or "model.path" in found.bad_models:
+        return
+    layers = num_layers(found.config)
+    problem = "" if layers is None else layer_fault(found.method, layers)
+    if problem:
+        found.add("method.name", problem)
+
+
+def num_layers(config: RunConfig) -> int | None:
+    """Decoder blocks of the model; None where its config does not say."""
+    from expunge.models.builtin import BUILTIN
+    from expunge.run.check_data import model_config
+
+    if config.model.path == BUILTIN:
+        return 30
+    layers = getattr(model_config(config), "num_hidden_layers", None)
+    return layers if isinstance(layers, int) else None
+
+
+def check_stream_texts(found: Findings) -> None:
+    """See whether rows have questions where the method asks them with other answers."""
+    method = found.method
+    if method is None:
+        return
+    asked = {
+        "forget": {"alternate", "proxy", "mismatch"},
+        "retain": {"retain_alternate", "mismatch"},
+    }
+    for name, streams in asked.items():
+        rows = found.rows.get(name)
+        used = sorted(streams & {stream.partition("_2")[0] for stream in method.streams})
+        if rows is not None and rows.is_text and used:
+            found.add(
+                f"data.{name}",
+                f"{method} asks its questions with other answers ({', '.join(used)}), and plain "
+                "text has no questions; take rows with question and answer, or another method",
+            )
+
+
+def check_reserve(found: Findings) -> None:
+    """See whether the retain set is large enough to set rows aside."""
+    from expunge.run.afterwards import needs_reserve
+
+    method, retain = found.method, found.rows.get("retain")
+    if method is None or retain is None:
+        return
+    reserve = found.config.budget.rows
+    if needs_reserve(method, found.config.training.stop_at) and len(retain) <= reserve:
+        found.add(
+            "budget.rows",
+            f"{reserve} rows are to be set aside and the retain set has {len(retain)}; take fewer",
         )
 
 
@@ -64,6 +141,8 @@ def check_models(found: Findings) -> None:
     models = {"model.path": config.model.path}
     if config.proxies.model is not None:
         models["proxies.model"] = config.proxies.model
+    if config.alternates.model is not None:
+        models["alternates.model"] = config.alternates.model
     for key, path in models.items():
         own = key == "model.path"
         problems = check_model(
@@ -74,6 +153,44 @@ def check_models(found: Findings) -> None:
         for problem in problems:
             found.bad_models.add(key)
             found.add(key, problem)
+
+
+def check_writer(found: Findings) -> None:
+    """See who would write the proxy answers. A server is not contacted."""
+    config = found.config
+    if config.proxies.endpoint is not None:
+        _check_endpoint(found, "proxies", config.proxies.endpoint)
+    elif config.proxies.model is None and config.finetune is None:
+        found.warnings.append(
+            "proxies are written by model.path, which is the target model here and knows the true "
+            "answers; name a model that does not in proxies.model, or a server in proxies.endpoint"
+        )
+
+
+def check_alternates_writer(found: Findings) -> None:
+    """See who would write the alternate answers. A server is not contacted."""
+    config = found.config
+    if config.alternates.endpoint is not None:
+        _check_endpoint(found, "alternates", config.alternates.endpoint)
+    elif config.alternates.model is None and config.finetune and config.data.retain is None:
+        found.add(
+            "data.retain",
+            "is required: the target model, which writes the alternates, is fine-tuned on forget "
+            "and retain set; or name another writer in alternates.model or alternates.endpoint",
+        )
+
+
+def _check_endpoint(found: Findings, section: str, endpoint: EndpointConfig) -> None:
+    from expunge.run.endpoint import is_local
+
+    found.facts.append((section, f"{endpoint.model} at {endpoint.url} (not contacted)"))
+    name = endpoint.api_key_env
+    has_key = name is not None and bool(os.environ.get(name))
+    if has_key and endpoint.url.startswith("http:") and not is_local(endpoint.url):
+        found.warnings.append(
+            f"{section}.endpoint.url: the key in {name} goes to {endpoint.url} without encryption; "
+            f"take an https url, or set {section}.endpoint.api_key_env=null if no key is needed"
+        )
 
 
 def check_batches(found: Findings) -> None:
@@ -113,7 +230,7 @@ def check_training(found: Findings) -> None:
     if config.finetune is not None:
         trainings["finetune.training"] = (config.finetune.training, config.finetune.lora)
     for key, (training, lora) in trainings.items():
-        if lora is not None and training.trainable != "all":
+        if lora is not None and training.trainable not in ("all", "auto"):
             found.add(
                 f"{key}.trainable",
                 "cannot choose parameters when lora trains adapters; say which layers get one with "

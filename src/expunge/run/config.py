@@ -9,6 +9,8 @@ from pydantic import BaseModel, Field, model_validator
 from pydantic.fields import FieldInfo
 
 from expunge.run.sections import (
+    AlternatesConfig,
+    BudgetConfig,
     DataConfig,
     EvaluationConfig,
     FinetuneConfig,
@@ -42,6 +44,9 @@ class RunConfig(Section):
     training: TrainingConfig = Field(
         default=TrainingConfig(), description="The training that unlearns."
     )
+    budget: BudgetConfig = Field(
+        default=BudgetConfig(), description="Utility that unlearning may cost, where it is asked."
+    )
     lora: LoraConfig | None = Field(
         default=None, description="Adapters for unlearning; null: the weights themselves change."
     )
@@ -52,6 +57,9 @@ class RunConfig(Section):
     )
     proxies: ProxiesConfig = Field(
         default=ProxiesConfig(), description="How proxy answers for EGUP are generated."
+    )
+    alternates: AlternatesConfig = Field(
+        default=AlternatesConfig(), description="How alternate answers for AltPO are generated."
     )
     evaluation: EvaluationConfig | None = Field(
         default=EvaluationConfig(), description="What is measured; null: nothing."

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from expunge.core.files import atomic_write_json, atomic_write_text
 from expunge.core.results import (
@@ -91,6 +92,7 @@ class RunLog:
         models: Models by role.
         notes: What a reader of the report must know.
         method: The method.
+        diagnostics: What the method measured on the way.
         world_size: Number of processes.
         former_peak: Peak memory of the process that did the earlier stages, in bytes.
     """
@@ -103,6 +105,7 @@ class RunLog:
     models: dict[str, ModelSummary] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     method: MethodSummary | None = None
+    diagnostics: dict[str, Any] = field(default_factory=dict)
     world_size: int = 1
     former_peak: int = 0
     started: str = field(default_factory=lambda: now())
@@ -114,6 +117,7 @@ class RunLog:
         self.models = {**former.models, **self.models}
         self.notes = list(former.notes)
         self.method = former.method
+        self.diagnostics = dict(former.diagnostics)
         self.started = former.started
         self.former_peak = former.peak_memory_bytes or 0
 
@@ -166,6 +170,7 @@ class RunLog:
             seed=self.config.seed,
             world_size=self.world_size,
             notes=self.notes,
+            diagnostics=self.diagnostics,
         )
 
     def save(self, status: str, error: str | None = None) -> None:

@@ -13,7 +13,7 @@ from expunge.run.config import Key, json_schema, keys
 
 if TYPE_CHECKING:
     from expunge.core.options import Option
-    from expunge.methods import Method, Part
+    from expunge.methods import ForgetLoss, Method, Part, RetainTerm
     from expunge.objectives import Term
 
 _WIDTH = 92
@@ -22,6 +22,7 @@ _NEEDS = {
     "alternate": "refusals (data.rejections, or the 100 of TOFU)",
     "retain_alternate": "refusals for retain questions",
     "proxy": "proxy answers (expunge proxies)",
+    "mismatch": "a retain set with answers",
 }
 
 
@@ -83,33 +84,30 @@ def default_text(key: Key) -> str:
 
 def part_rows(part: Part) -> list[tuple[str, str, str, str]]:
     """The same for everything that a loss, retain term, wrapper or post-processing step takes."""
-    from expunge.methods import ForgetLoss, RetainTerm
-    from expunge.objectives import loss_info
+    from expunge.methods import ForgetLoss
 
     rows = option_rows(_options(part))
-    if not isinstance(part, ForgetLoss | RetainTerm):
-        return rows
-    weight = "Coefficient of the term"
     if isinstance(part, ForgetLoss) and part.weight_with:
         others = ", ".join(f"{value:g} with +{name}" for name, value in part.weight_with.items())
-        weight += f"; {others}"
-    rows.append(("weight", _show(part.term.weight), "a number at least 0", f"{weight}."))
-    if loss_info(part.term.loss).unit == "token":
-        meaning = (
-            "Logit positions it averages over: those of the answer (labels), of all real tokens "
-            "(nonpad), or of the padded row (all)."
-        )
-        rows.append(("positions", part.term.averaged_over, "one of labels, nonpad, all", meaning))
+        rows = [
+            (name, default, allowed, f"{meaning} Published: {others}.")
+            if name == "weight"
+            else (name, default, allowed, meaning)
+            for name, default, allowed, meaning in rows
+        ]
     return rows
 
 
 def _options(part: Part) -> dict[str, Option]:
+    from expunge.composition.notation import forget_options, retain_options
     from expunge.core.options import options_of
     from expunge.methods import ForgetLoss, PostStep, RetainTerm, Wrapper
 
     match part:
-        case ForgetLoss() | RetainTerm():
-            return options_of(part.term.loss)
+        case ForgetLoss():
+            return forget_options(part)
+        case RetainTerm():
+            return retain_options(part)
         case Wrapper():
             return {k: v for owner in part.options for k, v in options_of(owner).items()}
         case PostStep():
@@ -155,27 +153,45 @@ def facts(part: Part) -> list[str]:
     if isinstance(part, ForgetLoss):
         facts.append(f"Kind: {part.kind} forget loss")
     if isinstance(part, ForgetLoss | RetainTerm):
-        facts += [f"Streams: {', '.join(part.term.on)}", *_needs(part.term.on, part.term.reads)]
+        facts.append(f"Streams: {', '.join(part.term.on)}")
+        needs = part_needs(part)
+        facts += [f"Needs: {'; '.join(needs)}"] if needs else []
     return facts
 
 
-def _needs(streams: Iterable[str], reads: Iterable[str]) -> list[str]:
+def part_needs(part: ForgetLoss | RetainTerm) -> list[str]:
+    """What a loss needs beside its own rows, in words."""
+    from expunge.methods import ForgetLoss
+
+    streams = list(part.term.on)
+    if isinstance(part, ForgetLoss):
+        streams += [name for term in part.auxiliary.values() for name in term.on]
     needs = [_NEEDS[stream] for stream in streams if stream in _NEEDS]
+    if isinstance(part, ForgetLoss) and part.alternates == "file":
+        needs = ["alternate answers (expunge alternates)"]
+    reads = part.term.reads
     if "ref_logits" in reads:
         needs.append("whole distributions of the reference model")
-    elif "ref_logps" in reads:
+    if "ref_activations" in reads:
+        needs.append("hidden states of the reference model")
+    if "ref_logps" in reads:
         needs.append("log-probabilities of the reference model, computed once")
-    return [f"Needs: {'; '.join(needs)}"] if needs else []
+    if "activations" in reads:
+        needs.append("hidden states")
+    return needs
 
 
 def _uses(part: Part) -> list[str]:
-    from expunge.methods import ForgetLoss, RetainTerm
+    from expunge.methods import ForgetLoss, PostStep, RetainTerm
 
     match part:
         case ForgetLoss():
-            uses = [part.name, f"{part.name}+GD", f"EGUP({part.name}+GD)"]
+            limit = "(limit=0.5)" if part.needs_limit else ""
+            uses = [part.name, f"{part.name}+GD{limit}", f"EGUP({part.name}+GD{limit})"]
         case RetainTerm():
             uses = [f"NPO+{part.name}"]
+        case PostStep() if part.inner:
+            uses = [part.name, f"{part.name}({part.inner})"]
         case _:
             uses = [f"{part.name}(NPO+GD)"]
     return [f'  expunge unlearn my.yaml --method "{use}"' for use in uses]
@@ -192,23 +208,33 @@ def _method_page(name: str) -> str | None:
     lines += ["", "Terms of the objective:"]
     for term in told["terms"]:
         options = {"weight": term["weight"], **term["options"]}
-        if "positions" in term:
-            options["positions"] = term["positions"]
-        listed = ", ".join(f"{key} {_show(value)}" for key, value in options.items())
-        lines.append(f"  {term['name']}: {listed} (one value per {term['unit']})")
-    for part, title in (("entanglement", "Entanglement weights"), ("proxy", "Proxy constraint")):
-        if told[part] is not None:
-            listed = ", ".join(f"{key} {_show(value)}" for key, value in told[part].items())
-            lines += ["", f"{title}:", *_wrapped(listed, "  ")]
-    if told["extrapolate"] is not None:
-        lines += ["", f"Afterwards: extrapolation of the update by alpha {told['extrapolate']:g}"]
-    parts = [method.forget.name, method.retain.name if method.retain else "", method.wrapper]
+        options |= {key: term[key] for key in ("positions", "average") if key in term}
+        lines.append(f"  {term['name']}: {_listed(options)} (one value per {term['unit']})")
+    if told["multiplier"] is not None:
+        lines += ["", "Primal-dual retain weight:", *_wrapped(_listed(told["multiplier"]), "  ")]
+    for name, options in told["wrappers"].items():
+        lines += ["", f"{name}:", *_wrapped(_listed(options), "  ")]
+    if told["post"] is not None:
+        options = {k: v for k, v in told["post"].items() if k not in ("name", "title", "result")}
+        lines += ["", f"Afterwards, {told['post']['name']}: {told['post']['title']}"]
+        lines += _wrapped(_listed(options), "  ")
+    parts = [method.forget.name, method.retain.name if method.retain else ""]
+    parts += list(told["wrappers"]) + ([] if method.post is None else [method.post.name])
     more = [f"expunge show {part}" for part in parts if part]
     return "\n".join([*lines, "", f"Options and their meaning: {', '.join(more)}"])
 
 
+def _listed(options: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {_show(value)}" for key, value in options.items())
+
+
 def _method_needs(method: Method) -> list[str]:
     needs = [_NEEDS[stream] for stream in method.streams if stream in _NEEDS]
+    if method.needs_alternates:
+        needs = [*(need for need in needs if need != _NEEDS["alternate"])]
+        needs.append("alternate answers (expunge alternates)")
+    if method.needs_hidden:
+        needs.append("hidden states")
     if method.needs_retain and _NEEDS["retain"] not in needs:
         needs.insert(0, _NEEDS["retain"])
     if method.needs_reference:

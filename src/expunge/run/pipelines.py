@@ -11,7 +11,8 @@ from expunge.core.errors import InputError, Problem
 from expunge.core.files import atomic_write_text, cache_root
 from expunge.core.results import DataSummary, MethodSummary, ModelResults, ModelSummary
 from expunge.data import Template, check_overlap, load_rejections
-from expunge.data.proxies import ProxySettings, load_proxies
+from expunge.data.alternates import load_alternates
+from expunge.data.proxies import load_proxies
 from expunge.methods import Method, describe
 from expunge.models.card import model_card
 from expunge.models.export import save_model
@@ -20,7 +21,7 @@ from expunge.models.loading import load_model, load_tokenizer
 from expunge.models.peft import LoraSettings
 from expunge.report import compare, console_rows, write_comparison, write_report
 from expunge.run.arithmetic import training_arguments
-from expunge.run.check_data import build_template, load_source, proxy_file
+from expunge.run.check_data import alternates_file, build_template, load_source, proxy_file
 from expunge.run.config import RunConfig
 from expunge.run.environment import peak_memory_bytes
 from expunge.run.evaluating import (
@@ -33,9 +34,9 @@ from expunge.run.evaluating import (
     scores_table,
 )
 from expunge.run.folder import RunFolder, RunLog, read_manifest
+from expunge.run.inputs import TrainSettings, UnlearnInputs
 from expunge.run.jobs import (
-    TrainSettings,
-    UnlearnInputs,
+    Forgotten,
     forget_job,
     learn,
     learning_key,
@@ -48,6 +49,7 @@ from expunge.run.resolve import load_config
 from expunge.run.sections import EvaluationConfig, LoraConfig, ModelConfig, TrainingConfig
 from expunge.run.ui import Ui
 from expunge.training import Callback, JsonlLog, StepRecord, Trackers, TrainResult
+from expunge.training.budget import Budget
 from expunge.training.passes import make_accelerator
 
 if TYPE_CHECKING:
@@ -139,6 +141,7 @@ class Context:
             max_length=data.max_length,
             on_too_long=data.on_too_long,
             text_form=data.text_form,
+            budget=Budget(**self.config.budget.model_dump()),
         )
 
     def note_model(self, role: str, path: str, trained: TrainResult | None = None) -> None:
@@ -325,7 +328,7 @@ def unlearned(context: Context, target: str) -> Path:
         if config.training.report_to:
             settings_shown = {"method": str(method), **config.training.model_dump()}
             callbacks.append(Trackers(context.accelerator, config.name, settings_shown))
-        model, trained = forget_job(
+        found = forget_job(
             context.load(target, dtype, training=True),
             method,
             inputs,
@@ -339,29 +342,60 @@ def unlearned(context: Context, target: str) -> Path:
             accelerator=context.accelerator,
         )
         if context.is_main:
-            save_model(folder.model, model, context.tokenizer, _card(context, ()))
+            context.log.diagnostics = diagnostics(found)
+            save_model(folder.model, found.model, context.tokenizer, _card(context, ()))
             folder.mark_finished(key)
             _remove(folder.checkpoints)
         context.accelerator.wait_for_everyone()
-    context.note_model("unlearned", str(folder.model), trained)
+    for line in explained(found):
+        context.ui.note(line)
+    context.note_model("unlearned", str(folder.model), found.trained)
     return folder.model
 
 
 def unlearning_inputs(context: Context, method: Method) -> UnlearnInputs:
     """The texts the method needs, from the files of the run."""
-    data = context.config.data
-    streams = method.streams
-    rejections: Sequence[str] = ()
-    if {"alternate", "retain_alternate"} & set(streams):
-        rejections = load_rejections(data.rejections)
-    proxies = None
-    if "proxy" in streams:
-        proxies = load_proxies(proxy_file(context.config), context.forget)
-    inputs = UnlearnInputs(
-        forget=context.forget, retain=context.retain, rejections=rejections, proxies=proxies
+    config = context.config
+    stop_at = config.training.stop_at
+    needs_proxies = method.needs_proxies or "proxy" in stop_at
+    return UnlearnInputs(
+        forget=context.forget,
+        retain=context.retain,
+        rejections=load_rejections(config.data.rejections) if method.needs_rejections else (),
+        proxies=load_proxies(proxy_file(config), context.forget) if needs_proxies else None,
+        alternates=load_alternates(alternates_file(config), context.forget)
+        if method.needs_alternates
+        else None,
     )
-    inputs.check(method)
-    return inputs
+
+
+def diagnostics(found: Forgotten) -> dict[str, Any]:
+    """What an automatic alpha and a stop rule measured, for the manifest."""
+    facts: dict[str, Any] = {}
+    if found.alpha is not None:
+        facts["alpha_search"] = {
+            **vars(found.alpha),
+            "curve": [point._asdict() for point in found.alpha.curve],
+        }
+    if found.trained.checks:
+        facts["stop_checks"] = [vars(check) for check in found.trained.checks]
+    return facts
+
+
+def explained(found: Forgotten) -> list[str]:
+    """The same in sentences."""
+    lines = []
+    search = found.alpha
+    if search is not None:
+        share = dict(search.curve).get(search.alpha, 1.0)
+        more = "; a larger factor may fit too" if search.bounded else ""
+        lines.append(
+            f"alpha {search.alpha:g} leaves {share:.1%} of the utility, budget "
+            f"{search.budget:.1%}, {len(search.curve)} factors measured{more}"
+        )
+    if found.trained.checks and found.trained.checks[-1].reason:
+        lines.append(f"Stopped after step {found.trained.steps}: {found.trained.checks[-1].reason}")
+    return lines
 
 
 def method_summary(method: Method) -> MethodSummary:
@@ -372,7 +406,7 @@ def method_summary(method: Method) -> MethodSummary:
         options = [f"weight {term['weight']:g}"]
         options += [f"{name} {value}" for name, value in term["options"].items()]
         if "positions" in term:
-            options.append(f"averaged over {term['positions']}")
+            options.append(f"averaged over {term['positions']} by {term['average']}")
         terms.append(f"{term['name']}: {', '.join(options)}")
     return MethodSummary(notation=str(method), terms=terms, hyperparameters=described)
 
@@ -381,68 +415,65 @@ def _card(context: Context, results: Sequence[ModelResults]) -> str:
     return model_card(context.log.manifest("finished"), results)
 
 
-# Proxy answers ----------------------------------------------------------------------------------
+# Proxy and alternate answers --------------------------------------------------------------------
 
 
-def proxies(config: RunConfig, ui: Ui) -> Path:
-    """Write the proxy answers of the forget set, keeping what is there; returns the file."""
+def proxies(config: RunConfig, ui: Ui, *, force: bool = False) -> Path:
+    """Write the proxy answers of the forget set, keeping what is there; returns the file.
+
+    Args:
+        config: Names data, writer and file.
+        ui: Where progress goes.
+        force: Make every line anew, edited ones as well.
+    """
     context = Context(config, ui)
-    path = written_proxies(context)
+    path = written_proxies(context, force=force)
     ui.note(f"Proxy answers: {path}. You may edit them by hand.")
     return path
 
 
-def written_proxies(context: Context) -> Path:
+def written_proxies(context: Context, *, force: bool = False) -> Path:
     """The proxy file of a run, with an answer for every forget row."""
-    config = context.config
-    path = proxy_file(config)
+    from expunge.run.writing import write_proxies
+
+    path = proxy_file(context.config)
     title = f"Write proxy answers for {len(context.forget)} questions"
     with context.log.stage(title):
         if context.is_main:
-            _write_proxies(context, path)
+            write_proxies(context, path, force=force)
         context.accelerator.wait_for_everyone()
     return path
 
 
-def _write_proxies(context: Context, path: Path) -> None:
-    from expunge.run.proxies import make_proxies
-    from expunge.run.proxy_generator import LocalGenerator
+def alternates(config: RunConfig, ui: Ui, *, force: bool = False) -> Path:
+    """Write the alternate answers of the forget set, keeping what is there; returns the file.
 
-    config, section = context.config, context.config.proxies
-    if context.retain is None:
-        raise InputError(
-            Problem(
-                where="data.retain",
-                message="is required: the examples in the prompts come from outside the forget set",
-            )
-        )
-    name = section.model or config.model.path
-    own = name == config.model.path
-    tokenizer, template = context.tokenizer, context.template
-    if not own:
-        tokenizer = load_tokenizer(name)
-        template = build_template(config.template, tokenizer)
-    generator = LocalGenerator(context.load(name, config.model.dtype), tokenizer, template=template)
-    summary = make_proxies(
-        context.forget,
-        context.retain,
-        generator,
-        path,
-        model_name=name,
-        settings=ProxySettings(
-            exemplars=section.exemplars,
-            questions_per_prompt=section.questions_per_prompt,
-            max_retries=section.max_retries,
-            max_new_tokens=section.max_new_tokens,
-            temperature=section.temperature,
-            seed=config.seed,
-        ),
-        on_progress=context.ui.progress,
-    )
-    for line in summary.lines():
-        context.ui.note(line)
-    if summary.written:
-        context.log.notes.append("Proxy answers: " + "; ".join(summary.lines()))
+    The model that unlearning starts from writes them; where it is to be fine-tuned first, it is.
+
+    Args:
+        config: Names data, writer and file.
+        ui: Where progress goes.
+        force: Make every line anew, edited ones as well.
+    """
+    context = Context(config, ui)
+    path = written_alternates(context, force=force)
+    ui.note(f"Alternate answers: {path}. You may edit them by hand.")
+    return path
+
+
+def written_alternates(context: Context, *, force: bool = False) -> Path:
+    """The alternates file of a run, with at least one for every forget row."""
+    from expunge.run.writing import write_alternates
+
+    config, section = context.config, context.config.alternates
+    path, target = alternates_file(config), config.model.path
+    if config.finetune is not None and section.model is None and section.endpoint is None:
+        target = str(finetuned(context, "target"))
+    with context.log.stage(f"Write alternate answers for {len(context.forget)} questions"):
+        if context.is_main:
+            write_alternates(context, path, target=target, force=force)
+        context.accelerator.wait_for_everyone()
+    return path
 
 
 # Evaluation and report --------------------------------------------------------------------------

@@ -32,7 +32,7 @@ from expunge.data.proxy_prompt import (
 )
 from expunge.data.proxy_rules import Reason, folded, reject_reason
 from expunge.data.rows import Message, RowSet
-from expunge.run.proxy_exemplars import exemplar_file, make_exemplars
+from expunge.run.proxy_exemplars import exemplar_file, keep_exemplars, make_exemplars
 from expunge.run.proxy_generator import Generator
 
 VERSION = 1  # of prompts and rules together; a change makes earlier lines "other settings"
@@ -45,12 +45,13 @@ Progress = Callable[[int, int, str], None]
 
 def make_proxies(
     forget: RowSet,
-    exemplar_rows: RowSet,
+    exemplar_rows: RowSet | None,
     generator: Generator,
     path: Path | str,
     *,
     model_name: str,
     settings: ProxySettings | None = None,
+    exemplars: Sequence[Exemplar] | None = None,
     rejections: Sequence[str] | None = None,
     force: bool = False,
     on_progress: Progress | None = None,
@@ -65,11 +66,13 @@ def make_proxies(
     Args:
         forget: Rows with questions.
         exemplar_rows: Rows for the exemplars, such as the retain set; questions that are also in
-            the forget set are left out.
+            the forget set are left out. Not needed where `exemplars` are given.
         generator: The writing model. It must not have learned the forget set.
         path: The proxy file; the exemplars are kept beside it, in `NAME.exemplars.json`.
         model_name: What the file calls the model.
         settings: The defaults if None.
+        exemplars: Exemplars to use as they are (`load_exemplars`); None: made from
+            `exemplar_rows` as the settings say.
         rejections: Texts that count as refusals; TOFU's hundred if None.
         force: Make every line anew, edited ones as well; the exemplars stay.
         on_progress: Told after every change.
@@ -97,27 +100,50 @@ def make_proxies(
         path=path,
         model_name=model_name,
         settings=settings,
-        key=fingerprint([VERSION, model_name, asdict(settings), exemplar_rows.fingerprint]),
+        key=_settings_key(model_name, settings, exemplar_rows, exemplars),
         rejections=tuple(rejections),
         report=on_progress or (lambda done, total, label: None),
         lines=lines,
     )
     if writer.pending:
         writer.tell("exemplars")
-        exemplars = make_exemplars(
-            exemplar_rows,
-            forget,
-            generator,
-            exemplar_file(path),
-            model_name=model_name,
-            settings=settings,
-            rejections=rejections,
-        )
+        if exemplars is not None:
+            keep_exemplars(exemplars, exemplar_file(path))
+        else:
+            assert exemplar_rows is not None, "checked with the key"
+            exemplars = make_exemplars(
+                exemplar_rows,
+                forget,
+                generator,
+                exemplar_file(path),
+                model_name=model_name,
+                settings=settings,
+                rejections=rejections,
+            )
         writer.in_context(exemplars)
         writer.zero_shot()
         writer.perturbed()
         writer.close()
     return summarize(writer.lines, forget, settings=writer.key, written=writer.written)
+
+
+def _settings_key(
+    model_name: str,
+    settings: ProxySettings,
+    exemplar_rows: RowSet | None,
+    exemplars: Sequence[Exemplar] | None,
+) -> str:
+    """Fingerprint that generated lines carry: equal for equal models, settings and exemplars."""
+    if exemplars is not None:
+        source: object = [asdict(item) for item in exemplars]
+    elif exemplar_rows is not None:
+        source = exemplar_rows.fingerprint
+    else:
+        raise InputError(
+            "the prompts need worked examples: give rows outside the forget set (data.retain), or "
+            "a file of your own (proxies.exemplar_file)"
+        )
+    return fingerprint([VERSION, model_name, asdict(settings), source])
 
 
 @dataclass(kw_only=True)
@@ -224,7 +250,7 @@ class _Writer:
         counts = f"{len(pending)} of {len(self.forget)} questions have no proxy answer"
         advice = (
             f"{counts}; they are in the file with an empty proxy_answer. Write them by hand, or "
-            f"run again with a larger proxies.max_retries or another proxies.model"
+            f"run again with a larger proxies.max_retries or another proxies.model or endpoint"
         )
         raise InputError(
             [Problem(where="proxy_answer", message=advice), *left], source=str(self.path)

@@ -70,8 +70,9 @@ def make_exemplars(
     if not made:
         raise InputError(
             f"{model_name} gave no usable answer to the first questions of {rows.origin}, so there "
-            f"are no exemplars; use another proxies.model, or exemplars with a perturbed_answer "
-            f"(exemplar_source perturbed)"
+            f"are no exemplars; use another proxies.model or endpoint, exemplars with a "
+            f"perturbed_answer (proxies.exemplar_source=perturbed), or exemplars of your own "
+            f"(proxies.exemplar_file)"
         )
     content: dict[str, Any] = {
         "key": key,
@@ -81,6 +82,19 @@ def make_exemplars(
     }
     atomic_write_json(path, content)
     return made
+
+
+def keep_exemplars(exemplars: Sequence[Exemplar], path: Path) -> None:
+    """Write exemplars that a person gave where generated ones would be kept, for the report."""
+    atomic_write_json(
+        path,
+        {
+            "key": fingerprint([VERSION, [asdict(item) for item in exemplars]]),
+            "source": "file",
+            "model": "",
+            "exemplars": [asdict(item) for item in exemplars],
+        },
+    )
 
 
 def exemplar_file(path: Path | str) -> Path:

@@ -103,7 +103,7 @@ class TemplateConfig(Section):
     answer_marker: Literal["trained", "prompted"] | None = Field(
         default=None,
         description='For the phi template. trained (or null): "Answer: " belongs to the answer, as '
-        "in TOFU; prompted: to the prompt, as in open-unlearning.",
+        "in TOFU; prompted: to the prompt, as in open-unlearning (C-18).",
     )
 
 
@@ -166,6 +166,11 @@ class DataConfig(Section):
         description="Proxy answers for EGUP, a file written by: expunge proxies. "
         "null: proxies.jsonl in the run folder.",
     )
+    alternates: str | None = Field(
+        default=None,
+        description="Alternate answers for AltPO, a file written by: expunge alternates. "
+        "null: alternates.jsonl in the run folder.",
+    )
     max_length: int = Field(
         default=512, ge=2, description="Most tokens of one sample, prompt and answer."
     )
@@ -183,7 +188,7 @@ class DataConfig(Section):
         description="Which retain sample goes with a forget sample. shuffled: one permutation of "
         "the retain set after the other; random: a fresh draw (TOFU, open-unlearning); "
         "fixed_by_index: the same one in every epoch (NPO, Closer Look); modulo: by position "
-        "(MUSE).",
+        "(MUSE) (C-01).",
     )
 
 
@@ -294,8 +299,9 @@ class TrainingConfig(Section):
         "losses with positions=all can tell the difference.",
     )
     trainable: str = Field(
-        default="all",
-        description="all, or a regular expression searched in parameter names: only those move.",
+        default="auto",
+        description="all; a regular expression searched in parameter names: only those move; auto: "
+        "what the method asks for, three down-projections for RMU and all otherwise (C-17).",
     )
     precision: Literal["float32", "bfloat16", "mixed"] = Field(
         default="float32",
@@ -308,6 +314,17 @@ class TrainingConfig(Section):
         Field(strict=False),
         BeforeValidator(_as_tuple),
     ] = Field(default=(), description="Trackers to log to, besides log.jsonl.")
+    stop_at: Annotated[
+        tuple[Literal["proxy", "budget"], ...], Field(strict=False), BeforeValidator(_as_tuple)
+    ] = Field(
+        default=(),
+        description="End the run early. proxy: when the forget answers are less likely than their "
+        "proxies on average, the reading of EGUP; budget: when the utility budget is spent, with "
+        "the parameters of the check before.",
+    )
+    stop_every: int = Field(
+        default=0, ge=0, description="Steps between checks of stop_at; 0: after every epoch."
+    )
     max_seconds: float | None = Field(
         default=None,
         gt=0,
@@ -332,6 +349,21 @@ class TrainingConfig(Section):
         return self
 
 
+class BudgetConfig(Section):
+    """How much utility unlearning may cost: for UIPE with alpha=auto and for stop_at: budget."""
+
+    utility: float = Field(
+        default=0.98,
+        gt=0,
+        le=1,
+        description="Share of the target model's utility that must be left; utility is the mean "
+        "probability per token of retain answers that do not train.",
+    )
+    rows: int = Field(
+        default=32, ge=1, description="Retain rows set aside to measure it; they do not train."
+    )
+
+
 class FinetuneConfig(Section):
     """How the target model (forget + retain) and the retain model (retain only) are made."""
 
@@ -341,12 +373,74 @@ class FinetuneConfig(Section):
     )
 
 
-class ProxiesConfig(Section):
+class EndpointConfig(Section):
+    """A server that speaks the chat-completions protocol of OpenAI."""
+
+    url: str = Field(
+        description="Where the protocol begins, normally ending in /v1, such as "
+        "http://localhost:8000/v1. vLLM, llama.cpp server, Ollama (port 11434) and others have it."
+    )
+    model: str = Field(
+        min_length=1, description="Name of the model there, as GET URL/models lists it."
+    )
+    api_key_env: str | None = Field(
+        default="OPENAI_API_KEY",
+        description="Environment variable that holds the key, if it is set; null: no key is sent.",
+    )
+    timeout: float = Field(default=120.0, gt=0, description="Seconds to wait for one reply.")
+    max_retries: int = Field(
+        default=3,
+        ge=0,
+        description="New attempts after a timeout, a refused connection, 429 or 5xx, with growing "
+        "pauses in between.",
+    )
+    concurrency: int = Field(default=4, ge=1, description="Requests under way at once.")
+
+    @field_validator("url")
+    @classmethod
+    def _is_base_url(cls, url: str) -> str:
+        from expunge.run.endpoint import base_url
+
+        return base_url(url)
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _is_variable(cls, name: str | None) -> str | None:
+        if name is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            # The value is not repeated: it is most likely the key.
+            raise ValueError(
+                "must be the name of an environment variable, such as OPENAI_API_KEY, and not the "
+                "key itself"
+            )
+        return name
+
+
+class WriterConfig(Section):
+    """Who writes: a local model or an endpoint."""
+
+    model: str | None
+    endpoint: EndpointConfig | None
+
+    @model_validator(mode="after")
+    def _one_writer(self) -> WriterConfig:
+        if self.model is not None and self.endpoint is not None:
+            raise ValueError(
+                f"came model ({self.model}) and endpoint ({self.endpoint.url}): one of them "
+                "writes; set the other to null"
+            )
+        return self
+
+
+class ProxiesConfig(WriterConfig):
     """How proxy answers for EGUP are generated."""
 
     model: str | None = Field(
         default=None,
-        description="Model that writes them; it should not know the facts. null: the base model.",
+        description="Local model that writes them; it should not know the facts. null: the base "
+        "model, or the endpoint.",
+    )
+    endpoint: EndpointConfig | None = Field(
+        default=None, description="Server that writes them instead; null: a local model does."
     )
     exemplars: int = Field(
         default=3, ge=1, description="Worked examples in the prompt, from outside the forget set."
@@ -368,6 +462,38 @@ class ProxiesConfig(Section):
         default="base_model",
         description="Uninformed answers in the examples: what the writing model says without help, "
         "or the wrong answers that come with TOFU.",
+    )
+    exemplar_file: str | None = Field(
+        default=None,
+        description="Examples of your own, JSON lines with question, answer and uninformed_answer; "
+        "all of them are used and none may be in the forget set. null: as exemplars and "
+        "exemplar_source say, with questions of the retain set.",
+    )
+
+
+class AlternatesConfig(WriterConfig):
+    """How alternate answers for AltPO are generated."""
+
+    model: str | None = Field(
+        default=None,
+        description="Local model that writes them; null: the one that unlearning starts from (the "
+        "target model), or the endpoint.",
+    )
+    endpoint: EndpointConfig | None = Field(
+        default=None, description="Server that writes them instead; null: a local model does."
+    )
+    per_question: int = Field(default=5, ge=1, description="Alternates per question. 5 in AltPO.")
+    temperature: float = Field(
+        default=1.0, gt=0, le=10, description="Sampling temperature. 1.0 in AltPO."
+    )
+    max_new_tokens: int = Field(
+        default=200, ge=1, description="Most tokens of one alternate. 200 in AltPO."
+    )
+    max_retries: int = Field(
+        default=3,
+        ge=0,
+        description="New draws for alternates that are empty, a refusal, the true answer or one "
+        "that is there already.",
     )
 
 
