@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.resources
+from functools import cache
 from pathlib import Path
 
 from expunge.core.errors import InputError, did_you_mean
@@ -15,10 +16,14 @@ def recipe_folder() -> Path:
 
 def recipe_names() -> list[str]:
     """Names of all recipes, such as "tofu/npo_phi15"."""
+    return list(_names())
+
+
+@cache
+def _names() -> tuple[str, ...]:
     folder = recipe_folder()
-    return sorted(
-        path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml")
-    )
+    paths = (path.relative_to(folder).with_suffix("") for path in folder.rglob("*.yaml"))
+    return tuple(sorted(path.as_posix() for path in paths))
 
 
 def find_recipe(name: str) -> Path:

@@ -1,0 +1,1 @@
+"""The tables behind the recipes in the package; `make_recipes.py` writes the files."""
