@@ -27,7 +27,7 @@ def exact_memorization(answer_greedy: Sequence[Match | None], *, drop_last: bool
 
     Args:
         answer_greedy: Matches per answer; None or an empty answer is unscored.
-        drop_last: Leave out the last token, the end of the turn, as open-unlearning does.
+        drop_last: Leave out the last token, the end of the turn, as open-unlearning does (C-16).
     """
     matches = _matches(answer_greedy, drop_last)
     return np.array([match.mean() if len(match) else np.nan for match in matches])
@@ -50,7 +50,7 @@ def extraction_strength(
 
     Args:
         answer_greedy: Matches per answer; None or an empty answer is unscored.
-        drop_last: Leave out the last token, the end of the turn, as open-unlearning does.
+        drop_last: Leave out the last token, the end of the turn, as open-unlearning does (C-16).
         floor: Give 1/n instead of 0 when the last token is missed, as open-unlearning's loop does.
     """
     matches = _matches(answer_greedy, drop_last)

@@ -62,7 +62,7 @@ def min_k_score(
     Args:
         answer_logps: Log-probabilities per answer; one without tokens is unscored.
         share: Share k of the tokens that enters, at least one token.
-        drop_last: Leave out the last token, the end of the turn, as open-unlearning does.
+        drop_last: Leave out the last token, the end of the turn, as open-unlearning does (C-16).
     """
     return _lowest(answer_logps, share, drop_last)
 
@@ -82,7 +82,7 @@ def min_k_plus_plus_score(
         token_means: Mean of log p over the vocabulary under p, at each of them.
         token_variances: Variance of log p over the vocabulary under p, at each of them.
         share: Share k of the tokens that enters, at least one token.
-        drop_last: Leave out the last token, the end of the turn, as open-unlearning does.
+        drop_last: Leave out the last token, the end of the turn, as open-unlearning does (C-16).
     """
     standardised = [
         None
