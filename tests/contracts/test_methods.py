@@ -32,10 +32,9 @@ BASES = [*forget_losses.names()] + [
     combined(forget, retain) for forget in forget_losses.names() for retain in retain_terms.names()
 ]
 WRAPPED = [
-    f"{wrapper}({base})"
+    f"{wrapper}({combined(forget, 'GD')})"
     for wrapper in wrappers.names()
     for forget in forget_losses.names()
-    for base in (forget, combined(forget, "GD"))
     if not needs_labels(wrapper, forget)
 ]
 SPECIAL = [

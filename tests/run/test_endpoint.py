@@ -256,8 +256,9 @@ def test_a_server_that_hangs_up():
         thread.join()
 
 
-def test_one_failure_ends_the_others(server):
-    server.reply = lambda body, number: (400, "no", {}) if number == 0 else (500, "no", {})
+@pytest.mark.parametrize("failing", [0, 1])
+def test_one_failure_ends_the_others(server, failing):
+    server.reply = lambda body, number: (400 if number == failing else 500, "no", {})
     start = time.monotonic()
     with pytest.raises(RunError, match="answered 400"):
         ask(server, [HELLO] * 40, concurrency=2, pause=30)

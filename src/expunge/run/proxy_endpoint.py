@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import Any
 
 from expunge.data.rows import Message
@@ -58,6 +58,11 @@ class EndpointGenerator:
                     zip(prompts, max_new_tokens, strict=True)
                 )
             ]
+            # Whichever fails first ends the rest, not only the one that is waited for.
+            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+            for error in (future.exception() for future in done):
+                if error is not None:
+                    raise error
             return [future.result() for future in futures]
         finally:
             # After an error the others end with what is under way, and ask for nothing more.
