@@ -144,12 +144,12 @@ def flag_values(
         "evaluation.benchmark": benchmark,
         "evaluation.preset": preset,
         "evaluation.retain_run": None if retain_run is None else str(retain_run),
-        **_budget_values(budget or ()),
+        **{f"budget.{key}": value for key, value in budget_values(budget).items()},
     }
 
 
-def _budget_values(given: Sequence[str]) -> dict[str, Any]:
-    """`utility=0.98` as the key budget.utility.
+def budget_values(given: Sequence[str] | None) -> dict[str, Any]:
+    """Keys and values of --budget, such as utility=0.98 and rows=16.
 
     Raises:
         InputError: A value has no key.
@@ -157,11 +157,11 @@ def _budget_values(given: Sequence[str]) -> dict[str, Any]:
     from expunge.core.notation import read_value
 
     values = {}
-    for item in (part for text in given for part in text.split(",")):
+    for item in (part for text in given or () for part in text.split(",")):
         key, mark, value = item.partition("=")
         if not mark or not key or not value:
             raise InputError(f"--budget {item}: write --budget utility=0.98, or rows=32")
-        values[f"budget.{key.strip()}"] = read_value(value.strip())
+        values[key.strip()] = read_value(value.strip())
     return values
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from expunge.cli.arguments import Budget
+from expunge.cli.arguments import Budget, budget_values
 from expunge.cli.screen import screen
 from expunge.core.errors import InputError
 
@@ -84,7 +84,7 @@ def extrapolate(
             sweep=factors,
             retain=retain,
             forget=forget,
-            budget=budget_of(budget or ()),
+            budget=budget_of(budget_values(budget)),
             dtype=dtype,
             ui=ui,
         )

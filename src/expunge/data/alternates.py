@@ -7,19 +7,17 @@ it.
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from expunge.core.errors import InputError, Problems
-from expunge.core.files import atomic_write_text
 from expunge.core.fingerprint import fingerprint
-from expunge.data.problems import FileProblems, kind_of, short
+from expunge.data.answer_lines import read_answer_lines, write_answer_lines
+from expunge.data.problems import FileProblems, short
 from expunge.data.proxy_rules import folded, rouge_l_recall
-from expunge.data.readers import read_file
 from expunge.data.rows import Row, RowSet, row_set
 
 MAKE_THEM = "expunge alternates, followed by the same arguments"
@@ -100,9 +98,7 @@ _ORDER = (
 
 def write_alternates(path: Path | str, lines: Iterable[AlternateLine]) -> None:
     """Write an alternates file atomically."""
-    records = [asdict(line) for line in lines]
-    ordered = [{key: record[key] for key in _ORDER} for record in records]
-    atomic_write_text(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in ordered))
+    write_answer_lines(path, lines, _ORDER)
 
 
 def read_alternates(path: Path | str) -> list[AlternateLine]:
@@ -111,21 +107,8 @@ def read_alternates(path: Path | str) -> list[AlternateLine]:
     Raises:
         InputError: No such file, not UTF-8, not JSON, or without `question` and `alternate`.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file. Write the alternate answers with: {MAKE_THEM}")
-    problems = FileProblems(str(path))
-    lines = []
-    for record in read_file(path) if path.stat().st_size else []:
-        found = problems.count
-        for name in ("question", "alternate", "answer"):
-            value = record.values.get(name, "" if name == "answer" else None)
-            if not isinstance(value, str):
-                problems.add(record.place, f"{name} holds {kind_of(value)}; it must be text")
-        if problems.count == found:
-            lines.append(_line(record.values))
-    problems.raise_if_any()
-    return lines
+    missing = f"Write the alternate answers with: {MAKE_THEM}"
+    return read_answer_lines(path, _line, answer="alternate", missing=missing)
 
 
 def match_alternates(

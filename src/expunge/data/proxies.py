@@ -6,20 +6,18 @@ file made by hand needs no more than `question` and `proxy_answer`. `expunge.run
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, get_args
 
-from expunge.core.errors import InputError, Problems
-from expunge.core.files import atomic_write_text
+from expunge.core.errors import Problems
 from expunge.core.fingerprint import fingerprint
-from expunge.data.problems import FileProblems, kind_of, short
+from expunge.data.answer_lines import read_answer_lines, write_answer_lines
+from expunge.data.problems import FileProblems, short
 from expunge.data.proxy_prompt import ExemplarSource
 from expunge.data.proxy_rules import folded, rouge_l_recall
-from expunge.data.readers import read_file
 from expunge.data.rows import Row, RowSet
 
 MAKE_THEM = "expunge proxies, followed by the same arguments"
@@ -132,9 +130,7 @@ def texts_key(texts: Iterable[str]) -> str:
 
 def write_proxies(path: Path | str, lines: Iterable[ProxyLine]) -> None:
     """Write a proxy file atomically."""
-    records = [asdict(line) for line in lines]
-    ordered = [{key: record[key] for key in _ORDER} for record in records]
-    atomic_write_text(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in ordered))
+    write_answer_lines(path, lines, _ORDER)
 
 
 def read_proxies(path: Path | str) -> list[ProxyLine]:
@@ -143,21 +139,8 @@ def read_proxies(path: Path | str) -> list[ProxyLine]:
     Raises:
         InputError: No such file, not UTF-8, not JSON, or without `question` and `proxy_answer`.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file. Write the proxy answers with: {MAKE_THEM}")
-    problems = FileProblems(str(path))
-    lines = []
-    for record in read_file(path) if path.stat().st_size else []:
-        found = problems.count
-        for name in ("question", "proxy_answer", "answer"):
-            value = record.values.get(name, "" if name == "answer" else None)
-            if not isinstance(value, str):
-                problems.add(record.place, f"{name} holds {kind_of(value)}; it must be text")
-        if problems.count == found:
-            lines.append(_line(record.values))
-    problems.raise_if_any()
-    return lines
+    missing = f"Write the proxy answers with: {MAKE_THEM}"
+    return read_answer_lines(path, _line, answer="proxy_answer", missing=missing)
 
 
 def match_lines(

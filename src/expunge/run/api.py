@@ -357,4 +357,4 @@ def _alternates(method: Method, given: Any, forget: RowSet) -> list[list[str]] |
 def _budget(given: Budget | float | None) -> Budget:
     if given is None or isinstance(given, Budget):
         return given or Budget()
-    return budget_of([f"utility={given}"])
+    return budget_of({"utility": given})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,7 +10,6 @@ import torch
 
 from expunge.core.errors import InputError, Problems
 from expunge.core.fingerprint import fingerprint
-from expunge.core.notation import read_value
 from expunge.core.options import check_options, options_of
 from expunge.data import RowSet
 from expunge.data.alternates import expand
@@ -217,19 +216,13 @@ def layer_fault(method: Method, layers: int) -> str:
     return ""
 
 
-def budget_of(given: Sequence[str]) -> Budget:
-    """A budget from `key=value` texts, such as utility=0.98 and rows=16.
+def budget_of(values: Mapping[str, Any]) -> Budget:
+    """A budget from its keys, checked.
 
     Raises:
-        InputError: A text has no value, or a value is not allowed.
+        InputError: A key is unknown or a value is not allowed.
     """
-    values: dict[str, Any] = {}
-    for item in (part for text in given for part in text.split(",")):
-        key, mark, value = item.partition("=")
-        if not mark:
-            raise InputError(f"--budget {item}: write --budget utility=0.98, or rows=32")
-        values[key.strip()] = read_value(value.strip())
-    checked, problems = check_options(values, options_of(Budget), owner="--budget")
+    checked, problems = check_options(values, options_of(Budget), owner="budget")
     if problems:
         raise InputError(problems)
     return Budget(**checked)
