@@ -8,7 +8,7 @@ from expunge.data import load_rows, make_template
 from expunge.evaluation import runner
 from expunge.evaluation.probes import EvaluationSettings, Probe
 from expunge.evaluation.runner import run_probes
-from expunge.evaluation.store import EvaluationStore
+from expunge.evaluation.store import EvaluationStore, TablePool
 from expunge.evaluation.tables import COLUMNS
 from expunge.testing.tiny import tiny_model, tiny_tokenizer, toy_facts
 
@@ -75,8 +75,12 @@ def test_rows_keep_their_order(probes, tables):
 
 
 def test_columns_nobody_filled_are_missing(tables):
-    assert set(tables["forget"].columns) == set(COLUMNS)
-    assert set(COLUMNS) - set(tables["retain"].columns) == {"paraphrase_logps", "perturbed_logps"}
+    assert set(tables["forget"].columns) == set(COLUMNS) - {"original_answer"}
+    assert set(COLUMNS) - set(tables["retain"].columns) == {
+        "original_answer",
+        "paraphrase_logps",
+        "perturbed_logps",
+    }
 
 
 @pytest.mark.parametrize(
@@ -260,3 +264,50 @@ def test_settings_are_checked():
 def test_probe_names_differ(model, probes):
     with pytest.raises(ValueError, match="same name"):
         run_probes(model, TOKENIZER, TEMPLATE, [probes[0], probes[0]], SETTINGS)
+
+
+def test_moments_of_the_true_answer_equal_the_naive_twin(model, probes, tables):
+    for i, row in enumerate(probes[0].rows):
+        prompt, said = TEMPLATE.encode(row.messages, row.answer)
+        with torch.no_grad():
+            logits = model(torch.tensor([[*prompt, *said]])).logits[0].double()
+        log_p = logits[len(prompt) - 1 : -1].log_softmax(-1)
+        mean = (log_p.exp() * log_p).sum(-1)
+        variance = (log_p.exp() * (log_p - mean[:, None]) ** 2).sum(-1)
+        assert tables["forget"]["answer_logp_mean"][i] == pytest.approx(mean.tolist(), abs=1e-5)
+        assert tables["forget"]["answer_logp_var"][i] == pytest.approx(variance.tolist(), abs=1e-5)
+
+
+def test_a_text_to_be_continued_has_no_template_and_no_end(model):
+    rows = load_rows([{"question": "The harbour of Port Keel ", "answer": "lies west."}], name="x")
+    probe = Probe(name="verbmem", rows=rows, continuation=True, max_new_tokens=3, variants=False)
+    table = run_probes(model, TOKENIZER, TEMPLATE, [probe], SETTINGS)["verbmem"]
+    prompt = TOKENIZER("The harbour of Port Keel ", add_special_tokens=False)["input_ids"]
+    whole = TOKENIZER("The harbour of Port Keel lies west.", add_special_tokens=False)["input_ids"]
+    assert table["prompt_tokens"] == [len(prompt)]
+    assert len(table["answer_logps"][0]) >= len(whole) - len(prompt)
+    assert TOKENIZER.eos_token_id not in whole
+    assert table["generation_tokens"][0] <= 3
+
+
+def test_generations_are_cut_at_a_mark_and_references_to_a_length(model):
+    rows = load_rows([{"question": "Where?", "answer": "one two three four five six"}], name="x")
+    whole = run_probes(model, TOKENIZER, TEMPLATE, [Probe(name="a", rows=rows)], SETTINGS)["a"]
+    said = whole["generation"][0]
+    mark = said[2:4]
+    probe = Probe(name="a", rows=rows, cut_at=("never said", mark), reference_tokens=2)
+    table = run_probes(model, TOKENIZER, TEMPLATE, [probe], SETTINGS)["a"]
+    assert table["generation"][0] == said[: said.index(mark)]
+    assert table["finished"] == [True]
+    kept = TOKENIZER("one two three four five six", add_special_tokens=False)["input_ids"][:2]
+    assert table["answer"][0] == TOKENIZER.decode(kept)
+
+
+def test_the_pool_gives_a_table_back_under_another_name(model, probes, tmp_path, monkeypatch):
+    pool = TablePool(tmp_path)
+    first = run_probes(model, TOKENIZER, TEMPLATE, [probes[0]], SETTINGS, store=pool)
+    monkeypatch.setattr(runner, "_score", lambda *args, **options: pytest.fail("computed again"))
+    renamed = Probe(name="task_01", rows=probes[0].rows)
+    again = run_probes(model, TOKENIZER, TEMPLATE, [renamed], SETTINGS, store=pool)
+    assert again["task_01"].probe == "task_01"
+    assert again["task_01"]["generation"] == first["forget"]["generation"]

@@ -14,9 +14,12 @@ TABLE = ProbeTable(
         "index": [0, 1],
         "question": ["q", "ü\n\u202e"],
         "answer": ["a", ""],
+        "original_answer": [None, "b"],
         "prompt_tokens": [3, 4],
         "answer_logps": [[-0.5, -1.25], []],
         "answer_greedy": [[True, False], []],
+        "answer_logp_mean": [[-1.5, -2.5], []],
+        "answer_logp_var": [[0.5, 0.25], []],
         "paraphrase_logps": [[-2.0], None],
         "perturbed_logps": [[[-1.0], [-3.0, -4.0]], []],
         "generation": ["text", ""],
@@ -105,3 +108,22 @@ def test_finite_turns_what_is_no_number_into_nan():
     found = finite([-1.0, None, -math.inf])
     assert found[0] == -1.0
     assert [math.isnan(value) for value in found] == [False, True, True]
+
+
+def test_annotations_are_added_to_a_stored_table(tmp_path):
+    store = EvaluationStore(tmp_path)
+    store.save(TABLE)
+    judge = {"name": "some encoder", "fingerprint": "e1"}
+    store.annotate(
+        "forget", {"generation_similarity": [0.5, None]}, {"generation_similarity": judge}
+    )
+    found = store.find("forget", "k1")
+    assert found["generation_similarity"] == [0.5, None]
+    assert found.info["annotations"] == {"generation_similarity": judge}
+    assert found["answer_logps"] == TABLE["answer_logps"]
+    labels = {"nli_generation_first": ["entailment", "neutral"]}
+    store.annotate("forget", labels, {"nli_generation_first": {"name": "n"}})
+    assert set(store.find("forget", "k1").info["annotations"]) == {
+        "generation_similarity",
+        "nli_generation_first",
+    }

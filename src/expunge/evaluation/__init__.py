@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from expunge.evaluation.measures import Aggregate, Measure
     from expunge.evaluation.probes import EvaluationSettings, Probe
     from expunge.evaluation.runner import run_probes
-    from expunge.evaluation.store import EvaluationStore
+    from expunge.evaluation.store import EvaluationStore, TablePool
     from expunge.evaluation.tables import ProbeTable
 
 _HOME = {
@@ -22,6 +22,7 @@ _HOME = {
     "Measure": "measures",
     "Probe": "probes",
     "ProbeTable": "tables",
+    "TablePool": "store",
     "run_probes": "runner",
 }
 
@@ -32,6 +33,7 @@ __all__ = [
     "Measure",
     "Probe",
     "ProbeTable",
+    "TablePool",
     "run_probes",
 ]
 

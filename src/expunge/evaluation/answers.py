@@ -28,10 +28,13 @@ class AnswerJob(NamedTuple):
     Attributes:
         prompt: Token ids; not empty.
         answers: Token ids of each answer; an empty one gets an empty score.
+        moments: Of how many answers, counted from the first, the moments of the model's whole
+            distribution are wanted. They cost a second look at every logit.
     """
 
     prompt: tuple[int, ...]
     answers: tuple[tuple[int, ...], ...]
+    moments: int = 0
 
 
 class TokenScores(NamedTuple):
@@ -40,10 +43,15 @@ class TokenScores(NamedTuple):
     Attributes:
         logps: Log-probabilities in nats, from a log-softmax in float32 or wider.
         greedy: The token is the model's own first choice there.
+        means: Mean of log p over the vocabulary under p, minus the entropy, in nats; empty if no
+            moments were asked for.
+        variances: Variance of log p over the vocabulary under p; likewise.
     """
 
     logps: list[float]
     greedy: list[bool]
+    means: Sequence[float] = ()
+    variances: Sequence[float] = ()
 
 
 class ScoredJob(NamedTuple):
@@ -136,6 +144,7 @@ def _regroup(scores: list[TokenScores], counts: list[int]) -> list[list[TokenSco
 def _score_plain(head: _Head, jobs: list[AnswerJob]) -> list[TokenScores]:
     """One sequence per answer, right-padded, one forward pass."""
     pairs = [(job.prompt, answer) for job in jobs for answer in job.answers]
+    wanted = [number < job.moments for job in jobs for number in range(len(job.answers))]
     lengths = [len(prompt) + len(answer) for prompt, answer in pairs]
     ids = torch.zeros(len(pairs), max(lengths), dtype=torch.long)
     mask = torch.zeros_like(ids)
@@ -155,8 +164,7 @@ def _score_plain(head: _Head, jobs: list[AnswerJob]) -> list[TokenScores]:
         attention_mask=mask,
         use_cache=False,
     )
-    answers = [answer for _, answer in pairs]
-    return _split(head.scores(states, answers), answers)
+    return head.scores(states, [answer for _, answer in pairs], wanted)
 
 
 def _score_shared(head: _Head, jobs: list[AnswerJob]) -> list[TokenScores]:
@@ -186,7 +194,8 @@ def _score_shared(head: _Head, jobs: list[AnswerJob]) -> list[TokenScores]:
         if answer:
             ordered += [first[number : number + 1], rest[start : start + len(answer) - 1]]
             start += len(answer) - 1
-    return _split(head.scores(torch.cat(ordered), answers), answers)
+    wanted = [number < job.moments for job in jobs for number in range(len(job.answers))]
+    return head.scores(torch.cat(ordered), answers, wanted)
 
 
 def _rest_states(
@@ -216,16 +225,6 @@ def _rest_states(
         past_key_values=cache,
         use_cache=True,
     )
-
-
-def _split(scores: tuple[Tensor, Tensor], answers: list[tuple[int, ...]]) -> list[TokenScores]:
-    logps, greedy = scores[0].tolist(), scores[1].tolist()
-    found, start = [], 0
-    for answer in answers:
-        stop = start + len(answer)
-        found.append(TokenScores(logps[start:stop], greedy[start:stop]))
-        start = stop
-    return found
 
 
 class _Head:
@@ -261,26 +260,40 @@ class _Head:
         hidden: Tensor = _decoder(self.model)(**inputs).last_hidden_state
         return hidden[places]
 
-    def scores(self, states: Tensor, answers: list[tuple[int, ...]]) -> tuple[Tensor, Tensor]:
-        """Log-probability of every answer token and whether it is the first choice, [N] each.
+    def scores(
+        self, states: Tensor, answers: list[tuple[int, ...]], wanted: list[bool]
+    ) -> list[TokenScores]:
+        """Scores of every answer.
 
         Args:
             states: From `states`, one line per answer token, [N, D] or [N, V].
             answers: The answers; N tokens in all.
+            wanted: Of which answers the moments are wanted.
         """
         targets = torch.tensor([token for answer in answers for token in answer])
         targets = targets.to(self.device)
+        sizes = [len(answer) for answer in answers]
+        marked = torch.tensor(wanted).repeat_interleave(torch.tensor(sizes)).to(self.device)
         vocabulary = states.shape[-1] if self._layer is None else self._layer.weight.shape[0]
         budget = CHUNK_CPU if self.device.type == "cpu" else CHUNK_ACCELERATOR
         size = max(16, budget // int(vocabulary))
-        logps, greedy = [], []
+        parts = []
         for start in range(0, len(states), size):
-            part, wanted = states[start : start + size], targets[start : start + size]
-            logits = part if self._layer is None else self._layer(part)
-            found, first = _reduce(logits, wanted)
-            logps.append(found)
-            greedy.append(first)
-        return torch.cat(logps), torch.cat(greedy)
+            chunk = slice(start, start + size)
+            logits = states[chunk] if self._layer is None else self._layer(states[chunk])
+            parts.append(_reduce(logits, targets[chunk], marked[chunk]))
+        logps, greedy, means, variances = (
+            torch.split(torch.cat(part), sizes) for part in zip(*parts, strict=True)
+        )
+        return [
+            TokenScores(
+                logps[i].tolist(),
+                greedy[i].tolist(),
+                means[i].tolist() if wanted[i] else [],
+                variances[i].tolist() if wanted[i] else [],
+            )
+            for i in range(len(answers))
+        ]
 
     def _find_layer(self) -> Any:
         """The linear layer that makes logits of hidden states, or None if there is more to it."""
@@ -308,11 +321,36 @@ def _decoder(model: Any) -> Any:
     return None if decoder is inner else decoder
 
 
-def _reduce(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-softmax at the targets and whether they are the largest, without a second [N, V]."""
+class _Reduced(NamedTuple):
+    """What is left of [N, V] logits, [N] each; moments are 0 where they are not wanted."""
+
+    logps: Tensor
+    greedy: Tensor
+    means: Tensor
+    variances: Tensor
+
+
+def _reduce(logits: Tensor, targets: Tensor, marked: Tensor) -> _Reduced:
+    """Log-softmax at the targets, whether they are the largest, and moments of marked lines.
+
+    Without a second [N, V], but for the marked lines.
+    """
     narrow = logits.dtype in (torch.float16, torch.bfloat16)
     values = logits.float() if narrow else logits.clone()
     top, first = values.max(-1)
     values -= top[:, None]
     picked = values.gather(-1, targets[:, None])[:, 0]
-    return picked - values.exp_().sum(-1).log(), first == targets
+    shifted = values[marked]
+    total = values.exp_().sum(-1)
+    means, variances = torch.zeros_like(picked), torch.zeros_like(picked)
+    if len(shifted):
+        # E[log p] = E[z] - log Z and Var[log p] = Var[z] for shifted logits z; two passes, since
+        # E[z^2] - E[z]^2 loses all digits where the model is sure.
+        shares = values[marked].div_(total[marked, None])
+        # A logit of -inf has no share, and 0 times inf would be no number.
+        shifted.masked_fill_(shifted == -torch.inf, 0.0)
+        mean = torch.einsum("nv,nv->n", shares, shifted)
+        spread = shifted.sub_(mean[:, None]).square_()
+        means[marked] = mean - total[marked].log()
+        variances[marked] = torch.einsum("nv,nv->n", shares, spread)
+    return _Reduced(picked - total.log(), first == targets, means, variances)

@@ -12,6 +12,8 @@ from expunge.data.rows import Row, RowSet, row_set
 
 PARAPHRASE = "paraphrased_answer"
 PERTURBED = "perturbed_answer"
+ORIGINAL = "original_answer"
+"""Field of a row: what the model said before unlearning (Closer Look)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,16 +28,27 @@ class Probe:
         rows: The rows.
         generate: Let the model answer by itself as well.
         variants: Score paraphrases and wrong answers too.
+        continuation: The question is a text to be continued as it stands: no template, the
+            beginning-of-sequence token in front if the tokenizer adds one.
+        max_new_tokens: Most tokens of a generated answer; None: as the settings say.
+        cut_at: A generated answer ends before the first of these texts.
+        reference_tokens: The true answer is cut to this many tokens before it is scored and
+            compared; None: it is not.
     """
 
     name: str
     rows: RowSet
     generate: bool = True
     variants: bool = True
+    continuation: bool = False
+    max_new_tokens: int | None = None
+    cut_at: tuple[str, ...] = ()
+    reference_tokens: int | None = None
 
     def fingerprint(self) -> str:
-        """Hash of rows and wanted outputs."""
-        return fingerprint([self.name, self.rows.fingerprint, self.generate, self.variants])
+        """Hash of rows and wanted outputs; the name is no part of it."""
+        wanted = [getattr(self, name) for name in _WANTED]
+        return fingerprint([self.rows.fingerprint, *wanted])
 
     def paraphrase(self, row: Row) -> str | None:
         """The paraphrased answer to score for a row, if any."""
@@ -59,6 +72,16 @@ class Probe:
                 f"{self.name} row {row.index}: {PERTURBED} must be a list of texts, not {value!r}"
             )
         return tuple(texts)
+
+
+_WANTED = (
+    "generate",
+    "variants",
+    "continuation",
+    "max_new_tokens",
+    "cut_at",
+    "reference_tokens",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,14 +13,15 @@ from expunge.core.errors import InputError, Problem, Problems
 from expunge.core.fingerprint import fingerprint
 from expunge.data.rows import Row
 from expunge.data.templates import Template
+from expunge.data.tokens import Encoded, ids_after, leading_ids, text_ids
 from expunge.evaluation.answers import AnswerJob, TokenScores, score_answers
-from expunge.evaluation.probes import EvaluationSettings, Probe
-from expunge.evaluation.store import EvaluationStore, finite
+from expunge.evaluation.probes import ORIGINAL, EvaluationSettings, Probe
+from expunge.evaluation.store import EvaluationStore, TablePool, finite
 from expunge.evaluation.tables import ProbeTable
 from expunge.models.fingerprints import model_fingerprint, tokenizer_fingerprint
-from expunge.models.generate import context_length, generate_batches
+from expunge.models.generate import Generation, context_length, generate_batches
 
-VERSION = 1
+VERSION = 2
 """Raised by every change that moves the content of tables; old ones are then computed again."""
 
 
@@ -44,7 +45,7 @@ def run_probes(
     probes: Sequence[Probe],
     settings: EvaluationSettings | None = None,
     *,
-    store: EvaluationStore | None = None,
+    store: EvaluationStore | TablePool | None = None,
     model_id: str | None = None,
     on_progress: Progress | None = None,
 ) -> dict[str, ProbeTable]:
@@ -100,6 +101,7 @@ class _RowWork:
     Attributes:
         row: The row.
         prompt: Its prompt.
+        answer: The true answer as text, as far as it is scored.
         answers: True answer, paraphrase if any, wrong answers, as tokens.
         has_paraphrase: The second answer is a paraphrase.
         scores: Scores of the answers, as a record for the journal.
@@ -108,6 +110,7 @@ class _RowWork:
 
     row: Row
     prompt: tuple[int, ...]
+    answer: str
     answers: tuple[tuple[int, ...], ...]
     has_paraphrase: bool
     scores: dict[str, Any] | None = None
@@ -126,7 +129,7 @@ class _ProbeRun:
     def key(self) -> str:
         return str(self.info["key"])
 
-    def recall(self, store: EvaluationStore | None) -> None:
+    def recall(self, store: EvaluationStore | TablePool | None) -> None:
         """Take up what an interrupted run left."""
         if store is None:
             return
@@ -144,12 +147,19 @@ class _ProbeRun:
         columns: dict[str, list[Any]] = {
             "index": [item.row.index for item in work],
             "question": [item.row.question for item in work],
-            "answer": [item.row.answer for item in work],
+            "answer": [item.answer for item in work],
             "prompt_tokens": [len(item.prompt) for item in work],
         }
+        originals = [item.row.fields.get(ORIGINAL) for item in work]
+        if any(isinstance(text, str) for text in originals):
+            columns["original_answer"] = [
+                text if isinstance(text, str) else None for text in originals
+            ]
         scores = [item.scores or {} for item in work]
         columns["answer_logps"] = [finite(score["answer"]) for score in scores]
         columns["answer_greedy"] = [score["greedy"] for score in scores]
+        columns["answer_logp_mean"] = [finite(score["means"]) for score in scores]
+        columns["answer_logp_var"] = [finite(score["variances"]) for score in scores]
         if any(score["paraphrase"] is not None for score in scores):
             columns["paraphrase_logps"] = [
                 None if (found := score["paraphrase"]) is None else finite(found)
@@ -222,11 +232,12 @@ def _encode(
 
 def _encode_row(probe: Probe, row: Row, template: Template, max_length: int | None) -> _RowWork:
     paraphrase = probe.paraphrase(row)
-    texts = [row.answer, *([] if paraphrase is None else [paraphrase]), *probe.perturbed(row)]
-    prompt, first = template.encode(row.messages, row.answer)
+    reference = _reference(probe, row, template)
+    texts = [reference, *([] if paraphrase is None else [paraphrase]), *probe.perturbed(row)]
+    prompt, first = _encode_pair(probe, row, template, reference)
     answers = [first]
     for text in texts[1:]:
-        other, answer = template.encode(row.messages, text)
+        other, answer = _encode_pair(probe, row, template, text)
         if list(other) != list(prompt):
             raise InputError(
                 Problem(
@@ -242,16 +253,35 @@ def _encode_row(probe: Probe, row: Row, template: Template, max_length: int | No
     return _RowWork(
         row=row,
         prompt=tuple(prompt),
+        answer=reference,
         answers=tuple(tuple(answer[:room]) for answer in answers),
         has_paraphrase=paraphrase is not None and len(answers) > 1,
     )
+
+
+def _reference(probe: Probe, row: Row, template: Template) -> str:
+    """The true answer, cut to the number of tokens that the probe allows."""
+    if probe.reference_tokens is None:
+        return row.answer
+    kept = text_ids(template.tokenizer, row.answer)[: probe.reference_tokens]
+    return str(template.tokenizer.decode(kept, skip_special_tokens=True))
+
+
+def _encode_pair(probe: Probe, row: Row, template: Template, answer: str) -> Encoded:
+    """Prompt and answer of a row; a text to be continued has no template and no end."""
+    if not probe.continuation:
+        return template.encode(row.messages, answer)
+    tokenizer = template.tokenizer
+    prompt = text_ids(tokenizer, row.question)
+    continued = ids_after(tokenizer, row.question, answer, before_ids=prompt)
+    return Encoded(leading_ids(tokenizer) + prompt, continued)
 
 
 def _score(
     model: nn.Module,
     runs: Sequence[_ProbeRun],
     settings: EvaluationSettings,
-    store: EvaluationStore | None,
+    store: EvaluationStore | TablePool | None,
     on_progress: Progress | None,
 ) -> None:
     """Score the answers of all rows that have no scores yet."""
@@ -260,7 +290,8 @@ def _score(
     done = len(every) - len(todo)
     label = "scoring answers"
     _tell(on_progress, done, len(every), label)
-    jobs = [AnswerJob(work.prompt, work.answers) for _, work in todo]
+    # The whole distribution is looked at for the true answer only.
+    jobs = [AnswerJob(work.prompt, work.answers, moments=1) for _, work in todo]
     for batch in score_answers(
         model, jobs, batch_tokens=settings.batch_tokens, share_prefix=settings.share_prefix
     ):
@@ -280,6 +311,8 @@ def _score_record(work: _RowWork, answers: list[TokenScores]) -> dict[str, Any]:
         "index": work.row.index,
         "answer": answers[0].logps,
         "greedy": answers[0].greedy,
+        "means": answers[0].means,
+        "variances": answers[0].variances,
         "paraphrase": others[0] if work.has_paraphrase else None,
         "perturbed": others[1:] if work.has_paraphrase else others,
     }
@@ -291,7 +324,7 @@ def _generate(
     template: Template,
     runs: Sequence[_ProbeRun],
     settings: EvaluationSettings,
-    store: EvaluationStore | None,
+    store: EvaluationStore | TablePool | None,
     on_progress: Progress | None,
 ) -> None:
     """Let the model answer all rows that it has not answered yet."""
@@ -306,29 +339,38 @@ def _generate(
         model,
         [work.prompt for _, work in todo],
         tokenizer=tokenizer,
-        max_new_tokens=[_limit(work, settings) for _, work in todo],
+        max_new_tokens=[_limit(run.probe, work, settings) for run, work in todo],
         batch_tokens=settings.batch_tokens,
         stop_ids=template.stop_ids,
     ):
         for position, generation in batch:
             run, work = todo[position]
-            work.generation = {
-                "kind": "generation",
-                "index": work.row.index,
-                "text": generation.text,
-                "ids": list(generation.token_ids),
-                "finished": generation.finished,
-            }
+            work.generation = _generation_record(work, generation, run.probe.cut_at)
             if store is not None:
                 store.append(run.probe.name, run.key, [work.generation])
         done += len(batch)
         _tell(on_progress, done, len(every), label)
 
 
-def _limit(work: _RowWork, settings: EvaluationSettings) -> int:
+def _generation_record(
+    work: _RowWork, generation: Generation, cut_at: Sequence[str]
+) -> dict[str, Any]:
+    text = generation.text
+    ends = [place for mark in cut_at if (place := text.find(mark)) >= 0]
+    return {
+        "kind": "generation",
+        "index": work.row.index,
+        "text": text[: min(ends)] if ends else text,
+        "ids": list(generation.token_ids),
+        "finished": generation.finished or bool(ends),
+    }
+
+
+def _limit(probe: Probe, work: _RowWork, settings: EvaluationSettings) -> int:
+    most = probe.max_new_tokens or settings.max_new_tokens
     if settings.max_total_tokens is None:
-        return settings.max_new_tokens
-    return max(0, min(settings.max_new_tokens, settings.max_total_tokens - len(work.prompt)))
+        return most
+    return max(0, min(most, settings.max_total_tokens - len(work.prompt)))
 
 
 def _tell(on_progress: Callable[..., None] | None, done: int, total: int, label: str) -> None:

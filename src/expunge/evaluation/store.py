@@ -1,7 +1,8 @@
-"""Stored tables of one model: a parquet file per probe, a manifest, and what was interrupted.
+"""Stored tables: those of one model in a folder, and a pool of all tables ever made.
 
-A table is found again by its key, the fingerprint of everything that decides its content. Rows of a
-probe that is not complete lie in a journal beside it, so a killed evaluation goes on where it was.
+A folder holds a parquet file per probe and a manifest. A table is found again by its key, the
+fingerprint of everything that decides its content. Rows of a probe that is not complete lie in a
+journal beside it, so a killed evaluation goes on where it was.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import io
 import json
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +82,30 @@ class EvaluationStore:
         for journal in self.folder.glob(f".{table.probe}-*.partial.jsonl"):
             journal.unlink(missing_ok=True)
 
+    def annotate(
+        self, probe: str, columns: Mapping[str, Any], origins: Mapping[str, Any]
+    ) -> ProbeTable:
+        """Add columns that another model or another pass gave to a stored table.
+
+        Args:
+            probe: Name of the probe; its table must be stored.
+            columns: New columns, see `ANNOTATIONS`; one that is there already is replaced.
+            origins: Where each comes from, by column: name and fingerprint of the model that
+                judged.
+
+        Returns:
+            The table with them.
+        """
+        table = self._read(probe, self._entries()[probe])
+        known = dict(table.info.get("annotations", {}))
+        completed = ProbeTable(
+            probe=probe,
+            columns={**table.columns, **columns},
+            info={**table.info, "annotations": {**known, **origins}},
+        )
+        self.save(completed)
+        return completed
+
     def resume(self, probe: str, key: str) -> list[dict[str, Any]]:
         """Records that an interrupted run left under this key, without a torn last one."""
         journal = self._journal(probe, key)
@@ -120,6 +146,46 @@ class EvaluationStore:
         return ProbeTable(probe=probe, columns=columns, info=dict(entry))
 
 
+class TablePool:
+    """Tables of any models and probes, found by key alone.
+
+    A probe's name is no part of its key: the rows of a task that were the forget set of one
+    evaluation are "task_01" in the next.
+
+    Args:
+        folder: Where the files are; made on the first write.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+
+    def __repr__(self) -> str:
+        return f"TablePool({str(self.folder)!r})"
+
+    def find(self, probe: str, key: str) -> ProbeTable | None:
+        """The complete table stored under a key, under the name of the probe; else None."""
+        found = self._store(key).find(_POOLED, key)
+        return None if found is None else replace(found, probe=probe)
+
+    def save(self, table: ProbeTable) -> None:
+        """Store a complete table under the key in its info and forget its journal."""
+        self._store(str(table.info["key"])).save(replace(table, probe=_POOLED))
+
+    def resume(self, probe: str, key: str) -> list[dict[str, Any]]:
+        """Records that an interrupted run left under this key."""
+        return self._store(key).resume(_POOLED, key)
+
+    def append(self, probe: str, key: str, records: Iterable[Mapping[str, Any]]) -> None:
+        """Note finished rows of a probe that is not complete yet."""
+        self._store(key).append(_POOLED, key, records)
+
+    def _store(self, key: str) -> EvaluationStore:
+        return EvaluationStore(self.folder / key)
+
+
+_POOLED = "rows"
+
+
 def _to_parquet(table: ProbeTable) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -130,11 +196,18 @@ def _to_parquet(table: ProbeTable) -> bytes:
         "prompt_tokens": pa.int32(),
         "answer_logps": floats,
         "answer_greedy": pa.list_(pa.bool_()),
+        "answer_logp_mean": floats,
+        "answer_logp_var": floats,
         "paraphrase_logps": floats,
         "perturbed_logps": pa.list_(floats),
         "generation_ids": integers,
         "generation_tokens": pa.int32(),
         "finished": pa.bool_(),
+        "generation_similarity": pa.float64(),
+        "clean_probability": pa.float64(),
+        "generation_base_nll": pa.float64(),
+        "answer_gradnorm": pa.float64(),
+        "answer_lower_nll": pa.float64(),
     }
     arrays = {
         name: pa.array(list(column), type=types.get(name, pa.string()))

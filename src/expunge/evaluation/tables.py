@@ -10,17 +10,31 @@ COLUMNS = {
     "index": "position of the row in its probe",
     "question": "last user message; empty for plain text",
     "answer": "the true answer",
+    "original_answer": "what the model said before unlearning; missing if no row has it",
     "prompt_tokens": "tokens before the answer",
     "answer_logps": "log-probability of every answer token, nats",
     "answer_greedy": "whether that token is the model's first choice there",
-    "paraphrase_logps": "the same for the paraphrased answer; missing if no row has one",
-    "perturbed_logps": "the same for each wrong answer; missing if no row has any",
+    "answer_logp_mean": "mean of log p over the vocabulary under p there, minus the entropy, nats",
+    "answer_logp_var": "variance of log p over the vocabulary under p there, nats squared",
+    "paraphrase_logps": "log-probabilities for the paraphrased answer; missing if no row has one",
+    "perturbed_logps": "log-probabilities of each wrong answer; missing if no row has any",
     "generation": "what the model says itself; missing if the probe does not generate",
     "generation_ids": "its tokens",
     "generation_tokens": "how many",
     "finished": "the model ended it itself; false if it was cut at the limit",
 }
 """Columns of a table and what they hold. Token sequences are lists, one per sample."""
+
+ANNOTATIONS = {
+    "generation_similarity": "cosine of the sentence embeddings of generation and original answer",
+    "nli_generation_first": "entailment, neutral or contradiction: premise is the generation",
+    "nli_reference_first": "the same with the true answer as premise",
+    "clean_probability": "probability that the generation is no gibberish, by a classifier",
+    "generation_base_nll": "mean negative log-likelihood of the generation under the base model",
+    "answer_gradnorm": "norm of the gradient of the loss on the true answer",
+    "answer_lower_nll": "mean negative log-likelihood of the lower-cased text, nats",
+}
+"""Columns that come from another model or another pass, added to a stored table on request."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +43,7 @@ class ProbeTable:
 
     Attributes:
         probe: Name of the probe.
-        columns: By name, see `COLUMNS`; all of the same length.
+        columns: By name, see `COLUMNS` and `ANNOTATIONS`; all of the same length.
         info: Where it comes from: key, model, tokenizer, template, data and settings, with
             fingerprints.
     """

@@ -9,10 +9,16 @@ from typing import TYPE_CHECKING, Any
 from expunge.benchmarks import Benchmark, benchmarks
 from expunge.core.errors import InputError, Problem
 from expunge.core.files import cache_root
-from expunge.core.fingerprint import fingerprint
 from expunge.core.results import ModelResults
 from expunge.data import RowSet, Template
-from expunge.evaluation import EvaluationSettings, EvaluationStore, Probe, ProbeTable, run_probes
+from expunge.evaluation import (
+    EvaluationSettings,
+    EvaluationStore,
+    Probe,
+    ProbeTable,
+    TablePool,
+    run_probes,
+)
 from expunge.run.config import RunConfig
 from expunge.run.folder import RunFolder
 
@@ -78,9 +84,7 @@ def model_tables(
         folder: Folder of this model's evaluation in the run.
         on_progress: Told how far it is.
     """
-    # One folder per model and selection of rows, so that no selection displaces another.
-    selection = [model_id, [probe.fingerprint() for probe in probes], settings.decisive()]
-    shared = EvaluationStore(cache_root() / "evaluations" / fingerprint(selection))
+    shared = TablePool(cache_root() / "evaluations")
     tables = run_probes(
         model,
         tokenizer,
