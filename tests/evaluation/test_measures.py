@@ -6,13 +6,9 @@ import numpy as np
 import pytest
 from scipy.stats import ks_2samp
 
-from expunge.evaluation.measures import (
-    Aggregate,
-    Measure,
-    forget_quality_score,
-    forget_quality_test,
-    utility_score,
-)
+from expunge.evaluation.aggregates import Aggregate
+from expunge.evaluation.evidence import Evidence
+from expunge.evaluation.measures import Measure
 from expunge.evaluation.standard import FORGET_QUALITY, MODEL_UTILITY
 from expunge.evaluation.tables import ProbeTable
 
@@ -49,9 +45,14 @@ def ratios(values, **options):
     return {"forget": table([1 / 100] * len(values), perturbed_logps=wrong, **options)}
 
 
+def quality(tables, *retains, **more):
+    """The test against retain models."""
+    return FORGET_QUALITY.test(Evidence(tables=tables, retains=retains, **more))
+
+
 def test_a_score_is_a_mean_with_its_counts():
     """(1/2 + 1/4) / 2 = 3/8; the empty answer is left out and counted."""
-    score = PROBABILITY.score({"forget": table([1 / 2, 1 / 4, None])})
+    score = PROBABILITY.score(Evidence(tables={"forget": table([1 / 2, 1 / 4, None])}))
     assert score.value == pytest.approx(3 / 8)
     assert (score.n, score.unscored) == (2, 1)
     assert 1 / 4 <= score.low <= score.high <= 1 / 2
@@ -68,7 +69,7 @@ def test_a_score_is_a_mean_with_its_counts():
     ],
 )
 def test_an_absent_score_says_why(tables, reason):
-    score = ROUGE.score(tables)
+    score = ROUGE.score(Evidence(tables=tables))
     assert score.value is None
     assert score.n == 0
     assert reason in score.reason
@@ -78,7 +79,7 @@ def test_presets_set_options_only_where_they_exist():
     measure = Measure(
         name="ratio", probe="forget", metric="truth_ratio", better="none", unit="wrong/right"
     )
-    tables = ratios([2.0])
+    tables = Evidence(tables=ratios([2.0]))
     options = {"epsilon": 1 / 100, "floor": True}
     # (2/100) / (1/100 + 1/100) = 1
     assert measure.score(tables, options).value == pytest.approx(1.0)
@@ -107,22 +108,22 @@ def test_utility_is_the_harmonic_mean():
         "forget": table([1 / 4, 3 / 4, None]),
         "retain": table([1 / 4, 1 / 4], probe="retain"),
     }
-    score = utility_score(aggregate, measures, tables)
+    score = aggregate.score(measures, Evidence(tables=tables))
     assert score.value == pytest.approx(1 / 3)
     assert (score.n, score.unscored) == (5, 1)
     assert score.low < 1 / 3 < score.high
-    lone = utility_score(aggregate, measures, {"retain": tables["retain"]})
+    lone = aggregate.score(measures, Evidence(tables={"retain": tables["retain"]}))
     assert lone.value is None
     assert lone.reason == "needs forget/probability: the forget probe was not run"
 
 
 def test_forget_quality_is_the_ks_test_of_the_raw_ratios():
     ours, theirs = [0.1, 0.5, 2.0, 3.0, 9.0], [0.2, 0.3, 0.4, 0.6, 5.0]
-    test = forget_quality_test(FORGET_QUALITY, ratios(ours), ratios(theirs))
+    test = quality(ratios(ours), ratios(theirs))
     expected = ks_2samp(ours, theirs)
     assert test.p_value == pytest.approx(expected.pvalue)
     assert test.statistic == pytest.approx(expected.statistic)
-    score = forget_quality_score(FORGET_QUALITY, test)
+    score = FORGET_QUALITY.test_score(test)
     assert (score.value, score.n, score.better) == (test.p_value, 5, "higher")
 
 
@@ -130,17 +131,17 @@ def test_folding_the_ratios_first_would_hide_a_difference():
     """Ratios 2..9 against 1/2..1/9: the same when folded, nothing in common as they are."""
     values = [float(k) for k in range(2, 10)]
     inverse = [1 / k for k in values]
-    test = forget_quality_test(FORGET_QUALITY, ratios(values), ratios(inverse))
+    test = quality(ratios(values), ratios(inverse))
     assert test.statistic == 1.0
 
 
 def test_without_a_retain_model_there_is_no_forget_quality():
-    test = forget_quality_test(FORGET_QUALITY, ratios([1.0, 2.0]), None)
+    test = quality(ratios([1.0, 2.0]))
     assert test.p_value is None
     assert test.statistic is None
     assert test.n == 2
     assert "no retain model" in test.reason
-    assert forget_quality_score(FORGET_QUALITY, test).reason == test.reason
+    assert FORGET_QUALITY.test_score(test).reason == test.reason
 
 
 @pytest.mark.parametrize(
@@ -156,7 +157,7 @@ def test_without_a_retain_model_there_is_no_forget_quality():
 def test_incomparable_retain_tables_give_a_reason(ours, theirs, reason):
     import re
 
-    test = forget_quality_test(FORGET_QUALITY, ours, theirs)
+    test = quality(ours, theirs)
     assert test.p_value is None
     assert re.search(reason, test.reason)
 
@@ -164,9 +165,9 @@ def test_incomparable_retain_tables_give_a_reason(ours, theirs, reason):
 def test_generation_limits_do_not_matter_to_forget_quality():
     ours, theirs = ratios([1.0, 2.0]), ratios([1.0, 2.0])
     theirs["forget"].info["settings"]["max_new_tokens"] = 99
-    assert forget_quality_test(FORGET_QUALITY, ours, theirs).p_value == 1.0
+    assert quality(ours, theirs).p_value == 1.0
     theirs["forget"].info["settings"]["max_length"] = 99
-    assert "other settings" in forget_quality_test(FORGET_QUALITY, ours, theirs).reason
+    assert "other settings" in quality(ours, theirs).reason
 
 
 def test_tables_without_an_origin_are_compared_by_their_rows():
@@ -176,9 +177,9 @@ def test_tables_without_an_origin_are_compared_by_their_rows():
         columns = dict(ratios(values)["forget"].columns)
         return {"forget": ProbeTable(probe="forget", columns=columns | {"question": question})}
 
-    same = forget_quality_test(FORGET_QUALITY, bare([1.0], ["q"]), bare([1.0], ["q"]))
+    same = quality(bare([1.0], ["q"]), bare([1.0], ["q"]))
     assert same.p_value == 1.0
-    other = forget_quality_test(FORGET_QUALITY, bare([1.0], ["q"]), bare([1.0], ["r"]))
+    other = quality(bare([1.0], ["q"]), bare([1.0], ["r"]))
     assert "other forget rows" in other.reason
 
 
@@ -192,6 +193,103 @@ def test_utility_with_a_zero_is_zero_with_an_interval():
         name="one", kind="harmonic_mean", over=(ROUGE.key,), better="higher", unit="mean"
     )
     tables = {"forget": table([0.5, 0.5], generation=["nothing", "alike"])}
-    score = utility_score(aggregate, {ROUGE.key: ROUGE}, tables)
+    score = aggregate.score({ROUGE.key: ROUGE}, Evidence(tables=tables))
     assert (score.value, score.low, score.high) == (0.0, 0.0, 0.0)
     assert not np.isnan(score.value)
+
+
+def test_columns_of_other_models_are_found_by_role():
+    gap = Measure(name="gap", probe="forget", metric="loss_gap", better="none", unit="nats")
+    ours, theirs = {"forget": table([1 / 2, 1 / 4])}, {"forget": table([1 / 4, 1 / 4])}
+    # A = -log p: (log 2 - log 4) / 2 + 0 / 2
+    score = gap.score(Evidence(tables=ours, retains=[theirs]))
+    assert score.value == pytest.approx(-log(2) / 2)
+    assert "no retain model" in gap.score(Evidence(tables=ours)).reason
+    others = {"forget": table([1 / 4, 1 / 4], data="others")}
+    assert "on other forget rows" in gap.score(Evidence(tables=ours, retains=[others])).reason
+    absent = gap.score(Evidence(tables=ours, retains=[{}])).reason
+    assert absent == "of the retain model: the forget probe was not run"
+
+
+def test_a_column_no_judge_made_says_why():
+    measure = Measure(name="c", probe="forget", metric="cosine_similarity", better="none", unit="")
+    tables = {"forget": table([0.5], generation=["x"])}
+    assert "no sentence encoder" in measure.score(Evidence(tables=tables)).reason
+    absent = {"generation_similarity": "the encoder X is not here"}
+    score = measure.score(Evidence(tables=tables, absent=absent))
+    assert score.reason == "the encoder X is not here"
+
+
+def attack(kind, **options):
+    samples = Measure(name="l", probe="forget", metric="loss_score", better="none", unit="")
+    return Aggregate(
+        name="mia",
+        kind=kind,
+        samples=samples,
+        against="holdout",
+        better="closer_to_half",
+        unit="",
+        **options,
+    )
+
+
+def test_an_attack_compares_forget_and_holdout():
+    """Losses of forget are below those of holdout in 3 of 4 pairs."""
+    tables = {
+        "forget": table([0.9, 0.3]),
+        "holdout": table([0.5, 0.2], probe="holdout", data="more"),
+    }
+    score = attack("auc").score({}, Evidence(tables=tables))
+    assert score.value == 3 / 4
+    assert score.two_sided == pytest.approx(1 / 2)
+    assert score.n == 4
+    alone = attack("auc").score({}, Evidence(tables={"forget": tables["forget"]}))
+    assert "no holdout set" in alone.reason
+
+
+def test_privleak_is_relative_to_the_retain_model():
+    """(1 - 3/4 - 1/2) / (1/2) = -50 percent."""
+    ours = {"forget": table([0.9, 0.3]), "holdout": table([0.5, 0.2], probe="holdout", data="h")}
+    theirs = {"forget": table([0.6, 0.1]), "holdout": table([0.5, 0.2], probe="holdout", data="h")}
+    found = attack("privleak").score({}, Evidence(tables=ours, retains=[theirs]))
+    assert found.value == pytest.approx(-50.0)
+    given = attack("privleak").score({}, Evidence(tables=ours), {"retain_auc": 0.5})
+    assert given.value == pytest.approx(-50.0)
+    absent = attack("privleak").score({}, Evidence(tables=ours))
+    assert absent.value is None
+    assert "no retain model" in absent.reason
+
+
+def test_forget_efficacy_is_one_minus_the_mean():
+    measures = {PROBABILITY.key: PROBABILITY, ROUGE.key: ROUGE}
+    aggregate = Aggregate(
+        name="fe", kind="one_minus_mean", over=tuple(measures), better="higher", unit=""
+    )
+    tables = {"forget": table([1 / 4, 3 / 4], generation=["an answer", "nothing"])}
+    # means 1/2 and 1/2
+    assert aggregate.score(measures, Evidence(tables=tables)).value == pytest.approx(1 / 2)
+
+
+def test_several_retain_models_give_a_null_band():
+    generator = np.random.default_rng(0)
+    models = [ratios(generator.lognormal(size=30).tolist()) for _ in range(4)]
+    test = quality(*models)
+    assert test.null_band.num_models == 3
+    assert len(test.distances) == 3
+    assert test.verdict in ("inside", "outside", "cannot tell")
+
+
+def test_the_median_and_the_largest_gap():
+    samples = Measure(
+        name="g", probe="forget", metric="absolute_loss_gap", better="none", unit="nats"
+    )
+    ours, theirs = {"forget": table([1 / 2, 1 / 4, 1])}, {"forget": table([1 / 8, 1 / 4, 1 / 2])}
+    evidence = Evidence(tables=ours, retains=[theirs])
+    found = {
+        kind: Aggregate(name=kind, kind=kind, samples=samples, better="none", unit="").score(
+            {}, evidence
+        )
+        for kind in ("median", "max")
+    }
+    assert found["median"].value == pytest.approx(log(2))
+    assert found["max"].value == pytest.approx(log(4))

@@ -7,12 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from expunge.core.errors import InputError
 from expunge.metrics.likelihood import (
+    absolute_loss_gap,
     loss_gap,
     mean_nll,
     normalized_probability,
     probability,
     truth_ratio,
+    truth_ratio_closer_look,
     truth_ratio_forget,
     truth_ratio_probability,
     truth_ratio_utility,
@@ -88,11 +91,13 @@ def test_truth_ratio_epsilon():
 def test_truth_ratio_forms():
     """r = 1/4 and r = 4.
 
-    Utility max(0, 1 - r): 3/4, 0. Forget min(r, 1/r): 1/4, 1/4. Probability 1/(1 + r): 4/5, 1/5.
+    Utility max(0, 1 - r): 3/4, 0. Forget min(r, 1/r): 1/4, 1/4; one minus it: 3/4, 3/4.
+    Probability 1/(1 + r): 4/5, 1/5.
     """
     answer, wrong = [[log(1 / 2)], [log(1 / 8)]], [[[log(1 / 8)]], [[log(1 / 2)]]]
     assert truth_ratio_utility(answer, None, wrong) == pytest.approx([3 / 4, 0.0])
     assert truth_ratio_forget(answer, None, wrong) == pytest.approx([1 / 4, 1 / 4])
+    assert truth_ratio_closer_look(answer, None, wrong) == pytest.approx([3 / 4, 3 / 4])
     assert truth_ratio_probability(answer, None, wrong) == pytest.approx([4 / 5, 1 / 5])
 
 
@@ -104,7 +109,7 @@ def test_truth_ratio_probability_epsilon():
 
 def test_a_row_without_wrong_answers_is_unscored():
     answer, wrong = [[-1.0], [-1.0], [-1.0]], [None, [], [[]]]
-    for form in (truth_ratio, truth_ratio_forget, truth_ratio_utility):
+    for form in (truth_ratio, truth_ratio_forget, truth_ratio_closer_look, truth_ratio_utility):
         assert np.isnan(form(answer, None, wrong)).all()
 
 
@@ -113,6 +118,7 @@ def test_extreme_ratios_stay_in_range_without_warnings(recwarn):
     assert truth_ratio(answer, None, wrong).tolist() == [math.inf, 0.0]
     assert truth_ratio_utility(answer, None, wrong).tolist() == [0.0, 1.0]
     assert truth_ratio_forget(answer, None, wrong).tolist() == [0.0, 0.0]
+    assert truth_ratio_closer_look(answer, None, wrong).tolist() == [1.0, 1.0]
     assert truth_ratio_probability(answer, None, wrong).tolist() == [0.0, 1.0]
     assert not recwarn.list
 
@@ -121,6 +127,30 @@ def test_loss_gap_is_signed():
     """A = 2 against A = 1/2: 3/2, and back."""
     assert loss_gap([[-2.0]], [[-0.5]]) == pytest.approx([1.5])
     assert loss_gap([[-0.5]], [[-2.0]]) == pytest.approx([-1.5])
+
+
+def test_absolute_loss_gap_has_no_sign():
+    """|2 - 1/2| = |1/2 - 2| = 3/2; the signed gaps cancel in their mean, these do not."""
+    answer, other = [[-2.0], [-0.5], []], [[-0.5], [-2.0], [-1.0]]
+    found = absolute_loss_gap(answer, other)
+    assert found[:2] == pytest.approx([1.5, 1.5])
+    assert loss_gap(answer, other)[:2].sum() == pytest.approx(0.0)
+    assert np.isnan(found[2])
+
+
+@given(st.lists(st.tuples(logps, logps), min_size=1, max_size=5))
+def test_loss_gaps_equal_the_slow_twin(pairs):
+    answer, other = columns(pairs)
+    expected = [sum(b) / len(b) - sum(a) / len(a) for a, b in pairs]
+    assert loss_gap(answer, other) == pytest.approx(expected)
+    assert absolute_loss_gap(answer, other) == pytest.approx(np.abs(expected))
+    assert absolute_loss_gap(other, answer) == pytest.approx(np.abs(expected))
+    assert loss_gap(answer, answer) == pytest.approx(np.zeros(len(pairs)))
+
+
+def test_an_unknown_mean_is_explained():
+    with pytest.raises(InputError, match="Did you mean geometric"):
+        truth_ratio([[-1.0]], None, [[[-1.0]]], mean="geometrical")
 
 
 def slow_truth_ratio(answer, paraphrase, wrong, mean):
@@ -147,6 +177,7 @@ def test_values_stay_in_their_range(samples):
         normalized_probability(answer, wrong),
         truth_ratio_utility(answer, paraphrase, wrong),
         truth_ratio_forget(answer, paraphrase, wrong),
+        truth_ratio_closer_look(answer, paraphrase, wrong),
         truth_ratio_probability(answer, paraphrase, wrong),
     ]
     for values in bounded:

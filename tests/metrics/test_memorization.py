@@ -60,3 +60,22 @@ def test_token_entropy():
     assert found[:5] == pytest.approx([1 / 2, 1.0, 0.0, 0.0, 0.0])
     assert np.isnan(found[5])
     assert math.copysign(1, found[2]) == 1
+
+
+def test_token_entropy_in_bits():
+    """a a b b: 1 bit; three different tokens: log2(3)."""
+    found = token_entropy([["a", "a", "b", "b"], ["a", "b", "c"], ["a"], None], normalize=False)
+    assert found[:3] == pytest.approx([1.0, math.log2(3), 0.0])
+    assert np.isnan(found[3])
+
+
+@given(st.lists(st.integers(0, 3), min_size=2, max_size=12))
+def test_token_entropy_stays_in_range_and_does_not_know_the_order(tokens):
+    (found,) = token_entropy([tokens])
+    assert 0 <= found <= 1
+    assert token_entropy([sorted(tokens)]) == pytest.approx([found])
+    bits = -sum(
+        tokens.count(t) / len(tokens) * math.log2(tokens.count(t) / len(tokens))
+        for t in set(tokens)
+    )
+    assert found == pytest.approx(bits / math.log2(len(tokens)))

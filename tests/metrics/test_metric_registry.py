@@ -6,32 +6,54 @@ import numpy as np
 import pytest
 
 from expunge.core.errors import InputError
-from expunge.evaluation.tables import COLUMNS
+from expunge.evaluation.tables import ANNOTATIONS, COLUMNS
 from expunge.metrics import metrics
 from expunge.metrics.registry import metric
 
+ROLES = ("retain", "initial", "base")
+# The first sample can be scored by every metric, the last one by none.
 ROWS = {
     "answer": ["one two", "three", "", "four five"],
     "answer_logps": [[-0.5, -1.0], [-2.0], [], None],
+    "answer_logp_mean": [[-1.5, -1.0], [-2.0], [], None],
+    "answer_logp_var": [[0.5, 0.0], [1.0], [], None],
     "answer_greedy": [[True, False], [True], [], None],
     "paraphrase_logps": [[-1.0], None, [], None],
     "perturbed_logps": [[[-2.0], [-3.0]], [[-1.0]], [], None],
     "generation": ["one two", "", "x", None],
-    "generation_ids": [[1, 2], [], [3], None],
+    "generation_ids": [[1, 2, 1, 2, 1, 2], [], [3], None],
     "generation_tokens": [2, 0, 1, None],
+    "generation_similarity": [-0.5, 1.0 + 1e-7, math.nan, None],
+    "nli_generation_first": ["entailment", "neutral", "not_entailment", None],
+    "nli_reference_first": ["contradiction", "entailment", "neutral", None],
+    "clean_probability": [0.5, 1.0, 0.0, None],
+    "generation_base_nll": [2.0, 0.0, math.inf, None],
+    "answer_gradnorm": [0.25, 0.0, math.nan, None],
+    "answer_lower_nll": [2.0, 0.0, math.nan, None],
+    "retain:answer_logps": [[-2.0, -1.0], [-2.0], [], None],
+    "base:answer_logps": [[-0.25, -1.0], [0.0], [], None],
 }
 NAMES = metrics.names()
 
 
 def test_all_are_found():
     assert {"probability", "truth_ratio", "rouge_l_recall", "extraction_strength"} <= set(NAMES)
+    assert {"cosine_similarity", "entailment_score", "min_k_plus_plus_score"} <= set(NAMES)
+
+
+def test_every_column_of_another_pass_has_a_metric():
+    read = {column for item in metrics for column in item.reads}
+    assert set(ANNOTATIONS) <= read
 
 
 @pytest.mark.parametrize("name", NAMES)
 class TestContract:
     def test_reads_columns_that_tables_have(self, name):
         item = metrics.get(name)
-        assert set(item.reads) <= set(COLUMNS)
+        for column in item.reads:
+            role, colon, name = column.rpartition(":")
+            assert name in COLUMNS | ANNOTATIONS
+            assert not colon or role in ROLES
         assert set(item.optional) <= set(item.reads)
 
     def test_declared_reads_suffice_and_order_changes_nothing(self, name):
@@ -65,6 +87,15 @@ class TestContract:
         assert item.direction
         assert item.version >= 1
         assert item.summary.endswith((".", "`"))
+        low, high = item.range
+        assert low < high
+
+    def test_options_have_defaults_that_change_nothing(self, name):
+        """A benchmark that names no option gets what the signature says."""
+        item = metrics.get(name)
+        own = {column: ROWS[column] for column in item.reads}
+        defaults = item.function.__kwdefaults__ or {}
+        np.testing.assert_array_equal(item(own, **defaults), item(own))
 
 
 def test_missing_columns_are_named():

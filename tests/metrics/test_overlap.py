@@ -35,6 +35,13 @@ def test_stemmer_is_on_by_default():
     assert rouge_l_recall(reference, generated, stemmer=False) == pytest.approx([2 / 4])
 
 
+def test_muse_compares_words_as_they_stand():
+    """Without stemmer 2 of 4 words of each side: precision and recall 1/2, F1 1/2."""
+    found = rouge_l_f1(["she was running races"], ["she was runs race"], stemmer=False)
+    assert found == pytest.approx([1 / 2])
+    assert rouge_l_f1(["she was running races"], ["she was runs race"]) == pytest.approx([1.0])
+
+
 def test_an_empty_generation_scores_zero_and_a_missing_one_nothing():
     found = rouge_l_recall(["a word", "a word"], ["", None])
     assert found[0] == 0
@@ -65,3 +72,14 @@ def common(a, b):
 def test_rouge_l_recall_equals_the_slow_twin(reference, generated):
     found = rouge_l_recall([" ".join(reference)], [" ".join(generated)])
     assert found == pytest.approx([common(reference, generated) / len(reference)])
+
+
+@given(words.filter(bool), words)
+def test_rouge_l_f1_equals_the_slow_twin_and_is_symmetric(reference, generated):
+    shared = common(reference, generated)
+    expected = 2 * shared / (len(reference) + len(generated))
+    pair = [" ".join(reference)], [" ".join(generated)]
+    found = rouge_l_f1(*pair, stemmer=False)
+    assert found == pytest.approx([expected])
+    if generated:
+        assert rouge_l_f1(*pair[::-1], stemmer=False) == pytest.approx(found)

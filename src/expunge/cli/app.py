@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from expunge.cli import looks, runs, weights
+from expunge.cli import exchange, looks, runs, weights
 from expunge.cli.failures import Verbs
 
 EXAMPLES = {
@@ -55,6 +55,15 @@ EXAMPLES = {
     ],
     "score": ["expunge score runs/x", "expunge score runs/x --retain-run runs/retain90"],
     "report": ["expunge report runs/x", "expunge report runs/x runs/y --output runs/compared"],
+    "import": [
+        "expunge import TOFU_EVAL.json --output runs/theirs",
+        "expunge import retain90/TOFU_EVAL.json --role retain --output runs/theirs",
+        "expunge import eval_log_aggregated.json --split forget05 --output runs/published",
+    ],
+    "export": [
+        "expunge export runs/x",
+        "expunge export runs/x --role target --output saves/eval/target",
+    ],
     "env": ["expunge env"],
     "demo": ["expunge demo", "expunge demo --output runs/my-demo"],
 }
@@ -113,6 +122,8 @@ for _name, _verb in (
     ("evaluate", runs.evaluate),
     ("score", runs.score),
     ("report", runs.report),
+    ("import", exchange.import_file),
+    ("export", exchange.export_run),
     ("list", looks.list_things),
     ("show", looks.show),
     ("env", looks.env),

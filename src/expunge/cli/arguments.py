@@ -92,11 +92,12 @@ Preset = Annotated[
     ),
 ]
 RetainRun = Annotated[
-    Path | None,
+    list[Path] | None,
     typer.Option(
         "--retain-run",
         metavar="RUN",
-        help="Run folder with the evaluation of a retain model.",
+        help="Run folder with the evaluation of a retain model, or a results file of another "
+        "project. Give it several times for retain models of several seeds.",
         show_default=False,
     ),
 ]
@@ -126,7 +127,7 @@ def flag_values(
     proxies: Path | None = None,
     benchmark: str | None = None,
     preset: str | None = None,
-    retain_run: Path | None = None,
+    retain_run: Sequence[Path] | None = None,
     budget: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Values of flags by the key they set; None where a flag was not given."""
@@ -143,7 +144,7 @@ def flag_values(
         "seed": seed,
         "evaluation.benchmark": benchmark,
         "evaluation.preset": preset,
-        "evaluation.retain_run": None if retain_run is None else str(retain_run),
+        "evaluation.retain_run": [str(path) for path in retain_run] if retain_run else None,
         **{f"budget.{key}": value for key, value in budget_values(budget).items()},
     }
 

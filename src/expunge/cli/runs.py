@@ -263,18 +263,45 @@ def evaluate(
 
 def score(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")],
+    changes: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE",
+            help="Keys of the evaluation section to change, such as options.mean=arithmetic or "
+            "encoder=builtin:all-minilm-l6-v2.",
+            show_default=False,
+        ),
+    ] = None,
     retain_run: RetainRun = None,
     preset: Preset = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--metric",
+            metavar="[PROBE/]NAME",
+            help="Any further metric to compute, such as forget/rouge1_f1. See: expunge list "
+            "metrics",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Compute results again from stored outputs.
 
-    Needs no model.
+    Needs none of the evaluated models. Answers that a sentence encoder or a classifier has judged
+    are not judged again.
     """
     _require_run(run)
     with screen() as ui:
         from expunge.run import pipelines
 
-        pipelines.score(run, retain_run=retain_run, preset=preset, ui=ui)
+        pipelines.score(
+            run,
+            retain_run=retain_run or (),
+            preset=preset,
+            options=changes or (),
+            metrics=metric or (),
+            ui=ui,
+        )
 
 
 def report(

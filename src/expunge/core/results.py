@@ -13,8 +13,12 @@ from expunge.core.files import atomic_write_text
 
 SCHEMA_VERSION = 1
 
-Better = Literal["higher", "lower", "closer_to_retain", "none"]
-"""The good direction of a value: up, down, towards the retain model's value, or not a score."""
+Better = Literal["higher", "lower", "closer_to_retain", "closer_to_zero", "closer_to_half", "none"]
+"""The good direction of a value: up, down, towards the retain model's value, towards 0 or 1/2 from
+either side, or not a score."""
+
+Verdict = Literal["inside", "outside", "cannot tell"]
+"""Whether a true distance is within a margin, beyond it, or not decided by so many samples."""
 
 
 def _absent_if_nan(value: Any) -> Any:
@@ -70,6 +74,9 @@ class Score(Record):
         reason: Why `value` is None; None when there is a value.
         unit: What the number is: "probability", "ROUGE-L recall".
         metric_version: Version of the metric's definition; changes when its numbers change.
+        two_sided: How far the value is from its ideal, whichever side it is on: 2 |AUC - 1/2| of an
+            attack, |PrivLeak|. A leak shows on both sides. None where a value has one bad side.
+        note: A sentence that must be read with the number; None for most.
     """
 
     value: Value = None
@@ -81,10 +88,33 @@ class Score(Record):
     reason: str | None = None
     unit: str = ""
     metric_version: int = 1
+    two_sided: Value = None
+    note: str | None = None
+
+
+class NullBand(Record):
+    """Distances D between retain models of different seeds: what chance alone makes.
+
+    Attributes:
+        distances: Of every pair, in the order (1, 2), (1, 3), ..., (2, 3), ...
+        lowest: The smallest of them.
+        median: Their median.
+        highest: The largest of them.
+        num_models: Number of retain models.
+    """
+
+    distances: list[float]
+    lowest: float
+    median: float
+    highest: float
+    num_models: int = Field(ge=2)
 
 
 class ForgetQuality(Record):
     """Kolmogorov-Smirnov test of the forget truth ratios against the retain model's.
+
+    With several retain models the test is that against one of them, the one at the median distance
+    (of two middle ones the further); `distances` has all.
 
     Attributes:
         p_value: Two-sided p-value, 0..1; 1 = indistinguishable. A step function of D at given n, m.
@@ -93,6 +123,23 @@ class ForgetQuality(Record):
         m: Samples of the retain model.
         log10_p: log10 of the p-value, also where the p-value itself underflows to 0.
         reason: Why there is no value; None when there is one.
+        low: Lower end of the 95% interval of the true distance, over all questions that might have
+            been asked. Conservative: it takes the two models' samples for independent.
+        high: Upper end of it.
+        upper_bound: One-sided 95% upper bound of the true distance; at most `high`.
+        distances: D to every retain model, in their order.
+        null_band: D between retain models; None with fewer than two.
+        excess: Median D to the retain models minus the largest D between two of them; None without
+            a null band.
+        excess_low: Lower end of its 95% bootstrap interval over questions.
+        excess_high: Upper end of it.
+        margin: Tolerated distance that the verdict is about. With a null band and no margin given
+            it is the largest D between retain models.
+        margin_origin: Who set it: "given", "default", or "retain models".
+        verdict: "inside" or "outside" the margin, or "cannot tell" at this n.
+        rows_needed: Questions that would decide if the distance stays what it is; None where it is
+            decided, or where no number would.
+        warning: What to keep in mind below 100 questions; None from there on.
     """
 
     p_value: Value = None
@@ -101,6 +148,19 @@ class ForgetQuality(Record):
     m: int = Field(default=0, ge=0)
     log10_p: Value = None
     reason: str | None = None
+    low: Value = None
+    high: Value = None
+    upper_bound: Value = None
+    distances: list[float] = Field(default_factory=list)
+    null_band: NullBand | None = None
+    excess: Value = None
+    excess_low: Value = None
+    excess_high: Value = None
+    margin: Value = None
+    margin_origin: Literal["given", "default", "retain models"] | None = None
+    verdict: Verdict | None = None
+    rows_needed: int | None = None
+    warning: str | None = None
 
 
 class ModelResults(Record):

@@ -9,16 +9,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from expunge.evaluation.measures import Aggregate, Measure
+    from expunge.evaluation.aggregates import Aggregate
+    from expunge.evaluation.evidence import Evidence
+    from expunge.evaluation.measures import Measure
     from expunge.evaluation.probes import EvaluationSettings, Probe
     from expunge.evaluation.runner import run_probes
     from expunge.evaluation.store import EvaluationStore, TablePool
     from expunge.evaluation.tables import ProbeTable
 
 _HOME = {
-    "Aggregate": "measures",
+    "Aggregate": "aggregates",
     "EvaluationSettings": "probes",
     "EvaluationStore": "store",
+    "Evidence": "evidence",
     "Measure": "measures",
     "Probe": "probes",
     "ProbeTable": "tables",
@@ -30,6 +33,7 @@ __all__ = [
     "Aggregate",
     "EvaluationSettings",
     "EvaluationStore",
+    "Evidence",
     "Measure",
     "Probe",
     "ProbeTable",

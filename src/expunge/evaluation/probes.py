@@ -94,6 +94,8 @@ class EvaluationSettings:
         max_length: Prompt and scored answer are cut to this many tokens; None: nothing is cut.
         batch_tokens: Tokens per batch, padding included. Moves no number beyond rounding.
         share_prefix: Compute each prompt once for all its answers. Moves no number beyond rounding.
+        gibberish_max_length: Tokens of an answer that a gibberish classifier sees; 32 for TOFU and
+            512 for MUSE in the released code.
     """
 
     max_new_tokens: int = 200
@@ -101,6 +103,7 @@ class EvaluationSettings:
     max_length: int | None = None
     batch_tokens: int = 4096
     share_prefix: bool = True
+    gibberish_max_length: int = 32
 
     def __post_init__(self) -> None:
         limits = {name: value for name, value in asdict(self).items() if name != "share_prefix"}
@@ -110,7 +113,7 @@ class EvaluationSettings:
 
     def decisive(self) -> dict[str, Any]:
         """The settings that decide the content of a table."""
-        unimportant = ("batch_tokens", "share_prefix")
+        unimportant = ("batch_tokens", "share_prefix", "gibberish_max_length")
         return {name: value for name, value in asdict(self).items() if name not in unimportant}
 
 

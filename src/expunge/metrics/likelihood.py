@@ -8,15 +8,19 @@ token values per sample; None, an empty sequence or a not-a-number in it makes t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from expunge.core.errors import InputError, did_you_mean
 from expunge.metrics.registry import Values, metric
 
 Logps = Sequence[float] | NDArray[np.floating]
 """Log-probabilities of the tokens of one answer, in nats."""
+
+WrongMean = Literal["geometric", "arithmetic"]
+"""How the probabilities of wrong answers are averaged, see `truth_ratio`."""
 
 TOFU = "TOFU, arXiv:2401.06121, section 2.2"
 
@@ -25,7 +29,8 @@ def mean_nll(answer_logps: Sequence[Logps | None]) -> Values:
     """Mean negative log-likelihood per token, A, in nats: 0 or more; nan for an empty answer."""
     return np.array(
         [
-            -np.mean(logps, dtype=np.float64) if logps is not None and len(logps) else np.nan
+            # 0 - x and not -x: a sure answer has a loss of 0.0, not -0.0, which may be divided by
+            0.0 - np.mean(logps, dtype=np.float64) if logps is not None and len(logps) else np.nan
             for logps in answer_logps
         ],
         dtype=np.float64,
@@ -64,7 +69,7 @@ def normalized_probability(
     Args:
         answer_logps: Of the true answers.
         perturbed_logps: Of each sample's wrong options.
-        epsilon: Added to the denominator; open-unlearning has 1e-10, the others 0.
+        epsilon: Added to the denominator (M-10); open-unlearning has 1e-10, the others 0.
     """
     right = mean_nll(answer_logps)
     out = np.full(len(right), np.nan)
@@ -95,7 +100,7 @@ def truth_ratio(
     paraphrase_logps: Sequence[Logps | None] | None,
     perturbed_logps: Sequence[Sequence[Logps] | None],
     *,
-    mean: Literal["geometric", "arithmetic"] = "geometric",
+    mean: WrongMean = "geometric",
     epsilon: float = 0.0,
 ) -> Values:
     """Probability of wrong answers over that of the right one, r, one per sample, 0 or more.
@@ -107,10 +112,11 @@ def truth_ratio(
         answer_logps: Of the true answers.
         paraphrase_logps: Of the paraphrased true answers; None if no row has one.
         perturbed_logps: Of each sample's wrong answers.
-        mean: How the wrong answers' probabilities are averaged. `geometric`, exp(-mean A_i), is
-            what published tables use (TOFU's aggregation script, NPO, open-unlearning);
-            `arithmetic` is the formula of the TOFU paper and of its in-training evaluation.
-        epsilon: Added to the denominator; open-unlearning has 1e-10, the others 0.
+        mean: How the wrong answers' probabilities are averaged (M-01). `geometric`,
+            exp(-mean A_i), is what published tables use (TOFU's aggregation script, NPO,
+            open-unlearning); `arithmetic` is the formula of the TOFU paper and of its in-training
+            evaluation.
+        epsilon: Added to the denominator (M-10); open-unlearning has 1e-10, the others 0.
     """
     log_right, log_wrong = _log_right_and_wrong(
         answer_logps, paraphrase_logps, perturbed_logps, mean
@@ -136,7 +142,7 @@ def truth_ratio_utility(
     paraphrase_logps: Sequence[Logps | None] | None,
     perturbed_logps: Sequence[Sequence[Logps] | None],
     *,
-    mean: Literal["geometric", "arithmetic"] = "geometric",
+    mean: WrongMean = "geometric",
     epsilon: float = 0.0,
 ) -> Values:
     """How much likelier the truth is than wrong answers, max(0, 1 - r), 0..1. See `truth_ratio`."""
@@ -158,17 +164,44 @@ def truth_ratio_forget(
     paraphrase_logps: Sequence[Logps | None] | None,
     perturbed_logps: Sequence[Sequence[Logps] | None],
     *,
-    mean: Literal["geometric", "arithmetic"] = "geometric",
+    mean: WrongMean = "geometric",
     epsilon: float = 0.0,
 ) -> Values:
     """How indifferent the model is between truth and wrong answers, min(r, 1/r), 0..1.
 
     The convention of TOFU, NPO and open-unlearning (which adds `epsilon` to r in 1/r). Closer Look
-    reports one minus its mean. See `truth_ratio` for the arguments.
+    takes one minus it (M-08), see `truth_ratio_closer_look`. See `truth_ratio` for the arguments.
     """
     ratio = truth_ratio(answer_logps, paraphrase_logps, perturbed_logps, mean=mean, epsilon=epsilon)
     with np.errstate(divide="ignore"):
         return np.minimum(ratio, 1.0 / (ratio + epsilon))
+
+
+@metric(
+    title="Truth ratio, Closer Look's forget form",
+    reads=("answer_logps", "paraphrase_logps", "perturbed_logps"),
+    optional=("paraphrase_logps",),
+    version=1,
+    range=(0.0, 1.0),
+    direction="lower: 0 = wrong and right answers are equally likely",
+    source="Closer Look, arXiv:2410.08109; r of " + TOFU,
+)
+def truth_ratio_closer_look(
+    answer_logps: Sequence[Logps | None],
+    paraphrase_logps: Sequence[Logps | None] | None,
+    perturbed_logps: Sequence[Sequence[Logps] | None],
+    *,
+    mean: WrongMean = "geometric",
+    epsilon: float = 0.0,
+) -> Values:
+    """How far the model still tells truth from wrong answers, 1 - min(r, 1/r), 0..1.
+
+    One minus `truth_ratio_forget` (M-08); the form that enters forget efficacy. See `truth_ratio`
+    for the arguments.
+    """
+    return 1.0 - truth_ratio_forget(
+        answer_logps, paraphrase_logps, perturbed_logps, mean=mean, epsilon=epsilon
+    )
 
 
 @metric(
@@ -185,7 +218,7 @@ def truth_ratio_probability(
     paraphrase_logps: Sequence[Logps | None] | None,
     perturbed_logps: Sequence[Sequence[Logps] | None],
     *,
-    mean: Literal["geometric", "arithmetic"] = "geometric",
+    mean: WrongMean = "geometric",
     epsilon: float = 0.0,
 ) -> Values:
     """Share of the right answer, P_right / (P_right + P_wrong), 0..1. See `truth_ratio`.
@@ -202,22 +235,56 @@ def truth_ratio_probability(
         return 1.0 / (1.0 + np.exp(log_wrong - log_right))
 
 
-def loss_gap(answer_logps: Sequence[Logps | None], other_logps: Sequence[Logps | None]) -> Values:
-    """Signed difference of the mean NLL of two models on the same samples, in nats per token.
+@metric(
+    title="Loss gap to the retain model, signed",
+    reads=("answer_logps", "retain:answer_logps"),
+    version=1,
+    range=(float("-inf"), float("inf")),
+    direction="closer to zero",
+    source="EGUP, appendix figure; plain arithmetic",
+)
+def loss_gap(answer_logps: Sequence[Logps | None], retain_logps: Sequence[Logps | None]) -> Values:
+    """A of the model minus A of the retain model on the same sample, in nats per token.
 
-    Positive where the first model finds the answer less likely. 0 is a perfect match; the second
-    model is normally the retain model. EGUP shows its absolute value as a figure.
+    Positive where the model finds the answer less likely than the retain model does; 0 is a
+    perfect match. Gaps of both signs cancel in its mean, see `absolute_loss_gap`.
+
+    Args:
+        answer_logps: Of the true answers.
+        retain_logps: Of the same answers under the retain model.
     """
-    return mean_nll(answer_logps) - mean_nll(other_logps)
+    return mean_nll(answer_logps) - mean_nll(retain_logps)
+
+
+@metric(
+    title="Loss gap to the retain model",
+    reads=("answer_logps", "retain:answer_logps"),
+    version=1,
+    range=(0.0, float("inf")),
+    direction="closer to zero",
+    source="EGUP, appendix figure; plain arithmetic",
+)
+def absolute_loss_gap(
+    answer_logps: Sequence[Logps | None], retain_logps: Sequence[Logps | None]
+) -> Values:
+    """Size of the difference of A between the model and the retain model, in nats per token.
+
+    0 or more, 0 is a perfect match. See `loss_gap`.
+    """
+    return np.abs(loss_gap(answer_logps, retain_logps))
 
 
 def _log_right_and_wrong(
     answer_logps: Sequence[Logps | None],
     paraphrase_logps: Sequence[Logps | None] | None,
     perturbed_logps: Sequence[Sequence[Logps] | None],
-    mean: Literal["geometric", "arithmetic"],
+    mean: WrongMean,
 ) -> tuple[Values, Values]:
     """Logarithms of P_right and P_wrong of every sample; nan where an answer is missing."""
+    if mean not in get_args(WrongMean):
+        raise InputError(
+            f"the mean of wrong answers is {mean!r}. " + did_you_mean(mean, get_args(WrongMean))
+        )
     right = mean_nll(answer_logps)
     if paraphrase_logps is not None:
         given = [logps is not None and len(logps) > 0 for logps in paraphrase_logps]

@@ -27,7 +27,8 @@ def exact_memorization(answer_greedy: Sequence[Match | None], *, drop_last: bool
 
     Args:
         answer_greedy: Matches per answer; None or an empty answer is unscored.
-        drop_last: Leave out the last token, the end of the turn, as open-unlearning does (C-16).
+        drop_last: Leave out the last token, the end of the turn, as open-unlearning does (M-09,
+            C-16).
     """
     matches = _matches(answer_greedy, drop_last)
     return np.array([match.mean() if len(match) else np.nan for match in matches])
@@ -50,8 +51,10 @@ def extraction_strength(
 
     Args:
         answer_greedy: Matches per answer; None or an empty answer is unscored.
-        drop_last: Leave out the last token, the end of the turn, as open-unlearning does (C-16).
-        floor: Give 1/n instead of 0 when the last token is missed, as open-unlearning's loop does.
+        drop_last: Leave out the last token, the end of the turn, as open-unlearning does (M-09,
+            C-16).
+        floor: Give 1/n instead of 0 when the last token is missed, as open-unlearning's loop does
+            (M-05).
     """
     matches = _matches(answer_greedy, drop_last)
     out = np.full(len(matches), np.nan)
@@ -73,11 +76,17 @@ def extraction_strength(
     direction="higher",
     source="Closer Look, arXiv:2410.08109",
 )
-def token_entropy(generation_ids: Sequence[Sequence[Hashable] | None]) -> Values:
+def token_entropy(
+    generation_ids: Sequence[Sequence[Hashable] | None], *, normalize: bool = True
+) -> Values:
     """Entropy of the token frequencies of a generation over its largest possible value, 0..1.
 
     `-sum f log f / log(number of tokens)`: 1 when all tokens differ, lower the more it repeats
     itself, 0 for at most one token. nan where nothing was generated.
+
+    Args:
+        generation_ids: Tokens per generation; None is unscored.
+        normalize: Divide by the largest possible value; else the result is in bits, 0 or more.
     """
     out = np.full(len(generation_ids), np.nan)
     for i, tokens in enumerate(generation_ids):
@@ -87,7 +96,9 @@ def token_entropy(generation_ids: Sequence[Sequence[Hashable] | None]) -> Values
         if len(tokens) > 1:
             shares = np.array(list(Counter(tokens).values())) / len(tokens)
             # max: a single repeated token gives -0.0
-            out[i] = max(0.0, -(shares * np.log2(shares)).sum() / np.log2(len(tokens)))
+            bits = max(0.0, -(shares * np.log2(shares)).sum())
+            # min: rounding may leave the entropy of different tokens a hair above its maximum
+            out[i] = min(1.0, bits / np.log2(len(tokens))) if normalize else bits
     return out
 
 

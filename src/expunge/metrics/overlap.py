@@ -2,7 +2,8 @@
 
 Computed by the rouge-score package (0.1.2 is what every compared paper used). It lower-cases,
 keeps runs of Latin letters and digits, and stems words longer than three letters. A reference
-without any such run, say in Chinese, cannot be scored: it is nan, not 0.
+without any such run, say in Chinese, cannot be scored: it is nan, not 0. How long an answer may get
+is a setting of the evaluation (M-07), and recall never falls when it gets longer.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def rouge1_recall(
     Args:
         answer: True answers.
         generation: Generated answers; "" scores 0, None is unscored.
-        stemmer: Compare word stems.
+        stemmer: Compare word stems (M-06): TOFU, Closer Look and open-unlearning do, MUSE does not.
     """
     return _overlaps(answer, generation, stemmer, lambda found: found.rouge1_recall)
 
@@ -98,7 +99,10 @@ def rouge_l_recall(
 def rouge_l_f1(
     answer: Sequence[str], generation: Sequence[str | None], *, stemmer: bool = True
 ) -> Values:
-    """Harmonic mean of ROUGE-L recall and precision, 0..1. See `rouge1_recall`."""
+    """Harmonic mean of ROUGE-L recall and precision, 0..1. See `rouge1_recall`.
+
+    The number of MUSE's VerbMem and KnowMem is 100 times its mean with `stemmer=False` (M-06).
+    """
     return _overlaps(answer, generation, stemmer, lambda found: found.rouge_l_f1)
 
 

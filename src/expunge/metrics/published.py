@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, get_args
 
 import numpy as np
 
 from expunge.metrics.aggregate import forget_quality, harmonic_mean
+from expunge.metrics.golden_cases import (
+    ABSOLUTE,
+    NOT_SUPPORTED,
+    GoldenCase,
+    as_logps,
+    difference,
+    unchecked,
+)
 from expunge.metrics.likelihood import (
+    WrongMean,
+    absolute_loss_gap,
     loss_gap,
     normalized_probability,
     probability,
@@ -19,27 +30,6 @@ from expunge.metrics.likelihood import (
     truth_ratio_utility,
 )
 from expunge.metrics.registry import Values
-
-RELATIVE = 1e-9
-ABSOLUTE = 1e-12  # for values that are 0 or nearly so
-NOT_SUPPORTED = "not supported: "
-
-
-class GoldenCase(NamedTuple):
-    """Outcome of one case.
-
-    Attributes:
-        name: Group, function and what else tells the case apart.
-        outcome: None when it agrees; else the difference, or "not supported: " and why.
-    """
-
-    name: str
-    outcome: str | None
-
-    @property
-    def supported(self) -> bool:
-        """The case could be checked."""
-        return self.outcome is None or not self.outcome.startswith(NOT_SUPPORTED)
 
 
 def check_published(expected: Mapping[str, Any], logs_folder: Path | str) -> list[GoldenCase]:
@@ -53,17 +43,40 @@ def check_published(expected: Mapping[str, Any], logs_folder: Path | str) -> lis
     cases: list[GoldenCase] = []
     for name, variants in expected["model_utility"].items():
         for mean, values in variants.items():
-            found = tofu_log_values(logs[name], mean=mean)
-            outcome = difference([found[_standard(key)] for key in values], values.values())
-            cases.append(GoldenCase(f"model utility: {name}, {mean}", outcome))
+            label = f"model utility: {name}, {mean}"
+            cases += _check_entry(label, partial(_utility, name, mean, values, logs), values)
     for pair in expected["forget_quality_pairs"]:
-        cases.append(_check_pair(pair, logs))
+        label = f"forget quality: {pair['model']} against {pair['retain']}"
+        # A p-value of 1e-21 must agree to its digits: only the relative difference counts.
+        cases += _check_entry(label, partial(_pair, pair, logs), pair, absolute=0.0)
     for gap in expected["loss_gap"]:
-        cases.append(_check_gap(gap, logs))
-    return cases
+        label = f"loss gap: {gap['model']} against {gap['retrained']}, {gap['set']}"
+        cases += _check_entry(label, partial(_gap, gap, logs), gap)
+    known = ("header", "model_utility", "forget_quality_pairs", "loss_gap")
+    return [*cases, *unchecked(expected, known)]
 
 
-def tofu_log_values(logs: Mapping[str, Mapping[str, Any]], *, mean: Any) -> dict[str, float]:
+def _check_entry(
+    label: str,
+    compute: Callable[[], Mapping[str, Any] | str],
+    stored: Mapping[str, Any],
+    absolute: float = ABSOLUTE,
+) -> list[GoldenCase]:
+    """One case for all numbers of an entry that are computed, and one for each that is not."""
+    try:
+        found = compute()
+    except FileNotFoundError as error:
+        found = f"there is no log {error.filename}"
+    if isinstance(found, str):
+        return [GoldenCase(label, NOT_SUPPORTED + found)]
+    keys = [key for key in stored if key in found]
+    ours, theirs = [found[key] for key in keys], [stored[key] for key in keys]
+    outcome = difference(ours, theirs, absolute=absolute)
+    missing = [case._replace(name=f"{label}: {case.name}") for case in unchecked(stored, found)]
+    return [GoldenCase(label, outcome), *missing]
+
+
+def tofu_log_values(logs: Mapping[str, Mapping[str, Any]], *, mean: WrongMean) -> dict[str, float]:
     """The aggregates of a TOFU evaluation log, by the names of its geometric summary.
 
     Args:
@@ -117,66 +130,60 @@ def _standard(key: str) -> str:
     return key
 
 
-def as_logps(nlls: Iterable[float]) -> list[list[float]]:
-    """Stored mean losses as log-probabilities of answers of one token, which have that mean."""
-    return [[-float(nll)] for nll in nlls]
-
-
 def log_columns(log: Mapping[str, Any]) -> tuple[Any, Any, Any]:
     """Log-probabilities of true, paraphrased and wrong answers of a stored log."""
     wrong = [as_logps(row) for row in log["average_perturb_loss"]]
     return as_logps(log["avg_gt_loss"]), as_logps(log["avg_paraphrased_loss"]), wrong
 
 
-def _check_pair(pair: Mapping[str, Any], logs: _Logs) -> GoldenCase:
-    def ratios(name: str, mean: Any) -> Values:
+def _utility(
+    name: str, mean: Any, stored: Mapping[str, Any], logs: _Logs
+) -> dict[str, float] | str:
+    """What the summary of a log holds, under the names that it has there."""
+    if mean not in get_args(WrongMean):
+        return f"no truth ratio has a mean called {mean}"
+    values = tofu_log_values(logs[name], mean=mean)
+    return {key: values[_standard(key)] for key in stored if _standard(key) in values}
+
+
+def _pair(pair: Mapping[str, Any], logs: _Logs) -> dict[str, Any]:
+    def ratios(name: str, mean: WrongMean) -> Values:
         answer, right, wrong = log_columns(logs[name]["eval_log_forget.json"])
         return truth_ratio(answer, right, wrong, mean=mean)
 
     x, y = (ratios(pair[side], "geometric") for side in ("model", "retain"))
     test = forget_quality(x, y)
     arithmetic = forget_quality(*(ratios(pair[side], "arithmetic") for side in ("model", "retain")))
-    expected = {
+    return {
         "forget_quality": test.p_value,
         "ks_statistic": test.statistic,
+        "log10_p": test.log10_p,
         "n": test.n,
         "m": test.m,
         "check_inverted_orientation": forget_quality(1.0 / x, 1.0 / y).p_value,
         "check_log": forget_quality(np.log(x), np.log(y)).p_value,
         "arithmetic_mean_variant": arithmetic.p_value,
     }
-    # A p-value of 1e-21 must agree to its digits: only the relative difference counts.
-    outcome = difference(expected.values(), [pair[key] for key in expected], absolute=0.0)
-    return GoldenCase(f"forget quality: {pair['model']} against {pair['retain']}", outcome)
 
 
-def _check_gap(gap: Mapping[str, Any], logs: _Logs) -> GoldenCase:
-    nlls = [as_logps(logs[gap[side]][gap["set"]]["avg_gt_loss"]) for side in ("model", "retrained")]
-    absolute = np.abs(loss_gap(*nlls))
-    found = {
-        "mean_abs_gap": absolute.mean(),
-        "median_abs_gap": np.median(absolute),
-        "max_abs_gap": absolute.max(),
-    }
-    outcome = difference(found.values(), [gap[key] for key in found])
-    return GoldenCase(f"loss gap: {gap['model']}, {gap['set']}", outcome)
+_STATISTICS: dict[str, Callable[[Values], np.floating[Any]]] = {
+    "mean": np.mean,
+    "median": np.median,
+    "max": np.max,
+    "min": np.min,
+}
 
 
-def difference(
-    found: Iterable[Any],
-    expected: Iterable[Any],
-    *,
-    relative: float = RELATIVE,
-    absolute: float = ABSOLUTE,
-) -> str | None:
-    """None if all numbers agree, else the worst of them."""
-    ours = np.array([np.nan if x is None else x for x in found], dtype=np.float64)
-    theirs = np.array(list(expected), dtype=np.float64)
-    if ours.shape != theirs.shape:
-        return f"{len(ours)} values should be {len(theirs)}"
-    slack = relative * np.abs(theirs) + absolute
-    excess = np.where(np.isnan(ours), np.inf, np.abs(ours - theirs) - slack)
-    worst = int(excess.argmax())
-    if excess[worst] <= 0:
-        return None
-    return f"value {worst} is {float(ours[worst])!r}, should be {float(theirs[worst])!r}"
+def _gap(gap: Mapping[str, Any], logs: _Logs) -> dict[str, float]:
+    """Statistics of the gaps that an entry asks for: "median_abs_gap", "mean_signed_gap"."""
+    losses = [
+        as_logps(logs[gap[side]][gap["set"]]["avg_gt_loss"]) for side in ("model", "retrained")
+    ]
+    found = {}
+    for key in gap:
+        words = key.split("_")
+        statistic = next((_STATISTICS[word] for word in words if word in _STATISTICS), None)
+        if statistic is not None:
+            compute = absolute_loss_gap if "abs" in words else loss_gap
+            found[key] = float(statistic(compute(*losses)))
+    return found

@@ -26,7 +26,9 @@ class Metric:
         name: Name of the function.
         title: What it is called in reports.
         function: The function; positional arguments are columns, keyword-only ones are options.
-        reads: Columns it takes, in order.
+        reads: Columns it takes, in order. "ROLE:column" is the column of another model on the same
+            rows: `retain:` the retain model, `initial:` the model that unlearning started from,
+            `base:` the base model.
         optional: Those of `reads` that a table may lack; the function then gets None.
         version: Raised by every change that moves its numbers.
         range: Smallest and largest possible value.

@@ -12,17 +12,29 @@ from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
 from expunge.core.results import Score
+from expunge.report.assessable import NotAssessable, not_assessable_of
 from expunge.report.forget_quality import (
     KnownTest,
+    band_text,
     known_test,
     smallest_detectable,
+    verdict_text,
     why_unknown,
 )
 from expunge.report.habits import generation_habits
-from expunge.report.measures import FORGET_PROBABILITY, FORGET_ROUGE
+from expunge.report.measures import (
+    FORGET_PROBABILITY,
+    FORGET_ROUGE,
+    leak,
+    metric_label,
+    ordered,
+)
 from expunge.report.model import ReportData
 from expunge.report.summary import summarize
 from expunge.report.text import listing, number
+
+ATTACKS: Final = ("mia_", "privleak")
+"""What the keys of scores of membership attacks start with."""
 
 NEXT_TO_NOTHING: Final = 0.02  # a score below this has no room to fall
 
@@ -43,14 +55,19 @@ NEVER_ASSESSED: Final = (
     "of the answer and adversarial prompts were not tried.",
     "Relearning: whether a little further training on related text brings the answers back.",
     "Quantisation: whether they come back when the weights are stored in 8 or 4 bits.",
-    "Membership attacks: whether an outsider can tell that the forget set was once trained on, or "
-    "that something was removed.",
     "The inside of the model: whether the knowledge is still in its hidden states.",
-    "General ability beyond the sets in the table, such as reasoning, code or safety behaviour.",
     "Chance between runs: the intervals are over questions of one run; another seed gives other "
     "numbers.",
 )
-"""What no part of this evaluation looks at."""
+"""What no part of an evaluation looks at."""
+
+_SOMETIMES_ASSESSED: Final = {
+    ATTACKS: "Membership attacks: whether an outsider can tell that the forget set was once "
+    "trained on, or that something was removed.",
+    ("lm_eval/",): "General ability beyond the sets in the table, such as reasoning, code or "
+    "safety behaviour.",
+}
+"""What was not looked at either unless a score's key starts so."""
 
 NO_CERTIFICATE: Final = (
     "This report is evidence about the questions it asked. It is no proof that the model holds "
@@ -82,12 +99,14 @@ class Findings:
         summary: One paragraph: asked, done, achieved, not shown.
         shown: Claims that the numbers support.
         not_shown: Claims that were looked at and are not supported.
-        not_assessed: What was not looked at, or could not be, with the reason.
+        gaps: What this evaluation meant to measure and could not, by reason.
+        not_assessed: What nobody looked at.
     """
 
     summary: str
     shown: tuple[Statement, ...]
     not_shown: tuple[Statement, ...]
+    gaps: tuple[NotAssessable, ...]
     not_assessed: tuple[Statement, ...]
 
 
@@ -101,14 +120,36 @@ class Finding(NamedTuple):
 
 def findings(data: ReportData) -> Findings:
     """Judge one run."""
-    judged = [*_forgetting(data), *_keeping(data), *_forget_quality(data), *_readability(data)]
-    never = [Finding("not assessed", text) for text in NEVER_ASSESSED]
+    judged = [
+        *_forgetting(data),
+        *_keeping(data),
+        *_forget_quality(data),
+        *_attacks(data),
+        *_readability(data),
+    ]
+    never = [Finding("not assessed", text) for text in _never_assessed(data)]
+    results = {role: model.results for role, model in data.models.items() if model.results}
     return Findings(
         summary=summarize(data),
         shown=_statements(judged, "shown"),
         not_shown=_statements(judged, "not shown"),
+        gaps=not_assessable_of(results),
         not_assessed=_statements([*judged, *never], "not assessed"),
     )
+
+
+def _never_assessed(data: ReportData) -> Iterator[str]:
+    measured = [
+        key
+        for model in data.models.values()
+        if model.results
+        for key, score in model.results.scores.items()
+        if score.value is not None
+    ]
+    yield from NEVER_ASSESSED
+    for starts, text in _SOMETIMES_ASSESSED.items():
+        if not any(key.startswith(starts) for key in measured):
+            yield text
 
 
 def _statements(judged: Sequence[Finding], verdict: str) -> tuple[Statement, ...]:
@@ -146,8 +187,7 @@ def _forgetting(data: ReportData) -> Iterator[Finding]:
     for key, name in _FORGET_MEASURES.items():
         target, unlearned = _valued(data, "target", key), _valued(data, "unlearned", key)
         if unlearned is None or target is None:
-            why = _why_absent(data, key)
-            yield Finding("not assessed", "Forgetting, by these measures:", f"{name}: {why}")
+            yield from _absent(data, key, name, "Forgetting, by these measures:")
             continue
         base, retain = _valued(data, "base", key), _valued(data, "retain", key)
         if base is not None:
@@ -160,14 +200,13 @@ def _forgetting(data: ReportData) -> Iterator[Finding]:
             yield _against_retain(evidence, target, unlearned, retain)
 
 
-def _why_absent(data: ReportData, key: str) -> str:
+def _absent(data: ReportData, key: str, name: str, claim: str) -> Iterator[Finding]:
+    """A measure that a model has no entry for; one that has, without a value, is among the gaps."""
     for role in ("unlearned", "target"):
-        score = data.score(role, key)
-        if score is None:
-            return f"not measured on the {role} model"
-        if score.value is None:
-            return (score.reason or "no reason was recorded").rstrip(".")
-    raise AssertionError("only asked where a value is absent")
+        if data.score(role, key) is None:
+            why = f"{name}: not measured on the {role} model"
+            yield Finding("not assessed", claim, why)
+            return
 
 
 def _was_known(evidence: str, base: Score, target: Score) -> Iterator[Finding]:
@@ -218,8 +257,7 @@ def _keeping(data: ReportData) -> Iterator[Finding]:
     for key, name in _KEPT_MEASURES.items():
         target, unlearned = _valued(data, "target", key), _valued(data, "unlearned", key)
         if unlearned is None or target is None:
-            why = _why_absent(data, key)
-            yield Finding("not assessed", "What was kept, by these measures:", f"{name}: {why}")
+            yield from _absent(data, key, name, "What was kept, by these measures:")
             continue
         evidence = f"{name}: target {_span(target)}, unlearned {_span(unlearned)}"
         if _apart(unlearned, target):
@@ -237,7 +275,8 @@ def _keeping(data: ReportData) -> Iterator[Finding]:
 def _forget_quality(data: ReportData) -> Iterator[Finding]:
     test, before = known_test(data.models.get("unlearned")), known_test(data.models.get("target"))
     if test is None:
-        yield Finding("not assessed", f"Forget quality: {why_unknown(data)}.")
+        if data.score("unlearned", "forget_quality") is None:
+            yield Finding("not assessed", f"Forget quality: {why_unknown(data)}.")
         return
     evidence = f"unlearned {test.text}"
     if before is not None:
@@ -254,14 +293,27 @@ def _forget_quality(data: ReportData) -> Iterator[Finding]:
             "retain model."
         )
         yield Finding("not shown", claim, evidence)
-    else:
-        if before is not None:
-            claim = (
-                "The truth-ratio test no longer tells the unlearned model from the retain model, "
-                "as it did the target model."
-            )
-            yield Finding("shown", claim, evidence)
-        yield Finding("not shown", _no_sameness(test))
+    elif before is not None:
+        claim = (
+            "The truth-ratio test no longer tells the unlearned model from the retain model, "
+            "as it did the target model."
+        )
+        yield Finding("shown", claim, evidence)
+    yield from _sameness(test)
+
+
+def _sameness(test: KnownTest) -> Iterator[Finding]:
+    """What the bounds of the distance say, which no p-value can."""
+    verdict, band = verdict_text(test.test), band_text(test.test)
+    details = " ".join(part for part in (verdict, band) if part)
+    if test.test.verdict == "inside":
+        yield Finding("shown", "Truth ratios within the tolerated distance.", details.rstrip("."))
+    elif not test.tells_apart:
+        yield Finding("not shown", _no_sameness(test), details.rstrip("."))
+    elif details:
+        yield Finding("not shown", "Sameness with the retain model.", details.rstrip("."))
+    if test.test.warning:
+        yield Finding("not shown", f"Much by forget quality: {test.test.warning}")
 
 
 def _compared(test: KnownTest, before: KnownTest | None) -> str:
@@ -279,6 +331,45 @@ def _no_sameness(test: KnownTest) -> str:
         f"At n = {test.n} the test {limit}, and it looks at probabilities only, not at what the "
         "model says."
     )
+
+
+def _attacks(data: ReportData) -> Iterator[Finding]:
+    """Whether attacks tell the forget set from unseen text; on either side of the ideal they do."""
+    results = data.models["unlearned"].results if "unlearned" in data.models else None
+    for key in ordered(results.scores if results else ()):
+        score, retain = _valued(data, "unlearned", key), _valued(data, "retain", key)
+        if not key.startswith(ATTACKS) or score is None or not (found := leak(score)):
+            continue
+        evidence = f"{metric_label(key)}: unlearned {_span(score)}"
+        if retain is not None and key != "privleak":  # which is relative to the retain model
+            evidence += f", retain {_span(retain)}"
+        yield _attack(found, evidence, score, retain)
+
+
+def _attack(found: str, evidence: str, score: Score, retain: Score | None) -> Finding:
+    if found == "no leak detected":
+        return Finding("shown", "No leak was detected by membership attacks.", evidence)
+    if retain is not None and leak(retain) == found and not _apart_either_way(score, retain):
+        claim = (
+            "Anything by these attacks: they tell the forget set from unseen text on the retain "
+            "model as well, which never saw it, so the two sets differ by themselves."
+        )
+    elif found.endswith("familiar") and "too" not in found:
+        claim = (
+            "That the forget set cannot be recognised: to membership attacks it still looks like "
+            "training data, which is a leak."
+        )
+    else:
+        claim = (
+            "That nothing gives the removal away: to membership attacks the forget set looks less "
+            "familiar than text the model never saw, which is a leak as well. Over-unlearning is "
+            "visible."
+        )
+    return Finding("not shown", claim, evidence)
+
+
+def _apart_either_way(first: Score, second: Score) -> bool:
+    return _apart(first, second) or _apart(second, first)
 
 
 def _readability(data: ReportData) -> Iterator[Finding]:

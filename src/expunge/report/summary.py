@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from expunge.core.results import RunManifest
-from expunge.report.forget_quality import known_test, smallest_detectable, why_unknown
+from expunge.report.forget_quality import (
+    known_test,
+    smallest_detectable,
+    verdict_text,
+    why_unknown,
+)
 from expunge.report.measures import FORGET_ROUGE
 from expunge.report.model import ROLES, ReportData
 from expunge.report.text import count, duration, number, one_line
@@ -118,6 +123,8 @@ def _quality_in_short(data: ReportData) -> str:
     words = f"Forget quality is {test.text}: "
     if test.tells_apart:
         return words + "the unlearned model can still be told from the retain model."
+    if test.test.verdict == "inside":
+        return f"{words}no difference from the retain model was found. {verdict_text(test.test)}"
     smallest = smallest_detectable(test.n, test.m)
     if smallest is None:
         return words + "with so few questions the test cannot find any difference at all."

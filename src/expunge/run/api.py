@@ -224,7 +224,8 @@ def evaluate(
     benchmark: str | None = None,
     preset: str | None = None,
     rows: Mapping[str, int | None] | None = None,
-    retain_model: Evaluation | None = None,
+    retain_model: Evaluation | Sequence[Evaluation] | None = None,
+    options: Mapping[str, Any] | None = None,
     template: Template | str = "auto",
     folder: str | Path | None = None,
     role: str = "model",
@@ -245,8 +246,9 @@ def evaluate(
         benchmark: "tofu" or "custom"; by default tofu for a "tofu:..." forget set, else custom.
         preset: Variant of the benchmark, such as "tofu_classic".
         rows: First rows of each probe to use, such as {"retain": 40}.
-        retain_model: Evaluation of a model that never saw the forget set. Without it forget
-            quality is absent; nothing takes its place.
+        retain_model: Evaluation of a model that never saw the forget set, or of several, trained
+            with different seeds. Without one forget quality is absent; nothing takes its place.
+        options: Options of the benchmark, such as {"holdout": "rows.jsonl"}, and of its metrics.
         template: How rows become tokens.
         folder: Keep the per-sample tables there; the same call then goes on where it stopped.
         role: What the model is, for the record.
@@ -255,7 +257,7 @@ def evaluate(
     Raises:
         InputError: Something about the input is wrong; the message says what is possible.
     """
-    from expunge.benchmarks import benchmarks
+    from expunge.benchmarks import Evidence, benchmarks
     from expunge.evaluation import EvaluationStore, run_probes
     from expunge.evaluation.probes import EvaluationSettings
 
@@ -266,11 +268,15 @@ def evaluate(
         raise InputError(problems)
     own_name = isinstance(forget, str) and forget.startswith("tofu:")
     chosen = benchmarks.get(benchmark or ("tofu" if own_name else "custom"))
+    wrong = chosen.check_options(options or {})
+    if wrong:
+        raise InputError(wrong)
     probes = chosen.build_probes(
         load_rows(forget, name="forget"),
         None if retain is None else load_rows(retain, name="retain"),
         preset=preset,
         rows=rows,
+        options=options,
     )
     live, own = _load(model, tokenizer)
     tables = run_probes(
@@ -282,13 +288,19 @@ def evaluate(
         store=None if folder is None else EvaluationStore(folder),
     )
     results = chosen.score_tables(
-        tables,
-        None if retain_model is None else retain_model.tables,
+        Evidence(tables=tables, retains=[item.tables for item in _several(retain_model)]),
         preset=preset,
+        options=options,
         role=role,
         model=model if isinstance(model, str) else type(live).__name__,
     )
     return Evaluation(results=results, tables=tables)
+
+
+def _several(found: Evaluation | Sequence[Evaluation] | None) -> Sequence[Evaluation]:
+    if found is None:
+        return ()
+    return [found] if isinstance(found, Evaluation) else found
 
 
 def _settings(

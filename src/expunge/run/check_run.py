@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from expunge.core.errors import InputError, did_you_mean
+from expunge.core.errors import InputError, MissingExtraError, did_you_mean
 from expunge.run.arithmetic import plan_batches, training_arguments
 from expunge.run.check_data import Findings
 from expunge.run.config import RunConfig
@@ -259,13 +260,13 @@ def check_evaluation(found: Findings) -> None:
                 f"this run has no {role} model, only: {', '.join(possible)}. A finetune section "
                 "makes base, target and retain models; retain_run brings a retain model's results",
             )
-    if evaluation.retain_run is not None:
-        _check_retain_run(found, Path(evaluation.retain_run))
-    elif "retain" not in possible:
+    _check_retain_runs(found, evaluation.retain_run)
+    if "retain" not in possible:
         found.warnings.append(
             "no retain model (finetune section or evaluation.retain_run): forget quality will be "
             "absent from the results"
         )
+    _check_harness(found, evaluation)
 
 
 def _check_benchmark(found: Findings, evaluation: EvaluationConfig) -> None:
@@ -287,16 +288,33 @@ def _check_benchmark(found: Findings, evaluation: EvaluationConfig) -> None:
                 f"{benchmark.name} has no probe {name!r}. {did_you_mean(name, benchmark.probes)}",
             )
 
+    for problem in benchmark.check_options(evaluation.options):
+        found.add(problem.where, problem.message)
 
-def _check_retain_run(found: Findings, folder: Path) -> None:
-    if not folder.is_dir():
-        found.add("evaluation.retain_run", f"{folder}: there is no such run folder")
-    elif not (folder / "evaluation" / "retain").is_dir():
-        found.add(
-            "evaluation.retain_run",
-            f"no results of a retain model in {folder}; make them with: "
-            f"expunge evaluate MODEL --role retain --output {folder}",
-        )
+
+def _check_retain_runs(found: Findings, paths: Sequence[str]) -> None:
+    from expunge.run.imported import tables_of
+
+    for path in paths:
+        try:
+            tables_of(path)
+        except InputError as error:
+            found.add("evaluation.retain_run", error)
+
+
+def _check_harness(found: Findings, evaluation: EvaluationConfig) -> None:
+    names = [name for name in evaluation.harness.tasks if name != "benchmark"]
+    if not evaluation.harness.tasks:
+        return
+    from expunge.evaluation.harness import check_tasks
+
+    try:
+        problems = check_tasks(names, include_path=evaluation.harness.include_path)
+    except MissingExtraError as error:
+        found.add("evaluation.harness.tasks", error)
+        return
+    for problem in problems:
+        found.add("evaluation.harness.tasks", problem.message)
 
 
 def check_output(found: Findings) -> None:

@@ -76,7 +76,7 @@ class RunConfig(Section):
 
     def roles(self) -> tuple[Role, ...]:
         """Models that this run can have: made by it, started from, or evaluated elsewhere."""
-        retain_run = self.evaluation is not None and self.evaluation.retain_run is not None
+        retain_run = self.evaluation is not None and bool(self.evaluation.retain_run)
         roles: list[Role] = ["base"] if self.finetune is not None else []
         roles += ["target", "unlearned"]
         if self.finetune is not None or retain_run:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from expunge.benchmarks import Benchmark, benchmarks
 from expunge.core.errors import InputError, Problem
 from expunge.core.files import cache_root
-from expunge.core.results import ModelResults
+from expunge.core.results import ModelResults, Record, Score, load_record
 from expunge.data import RowSet, Template
 from expunge.evaluation import (
     EvaluationSettings,
@@ -19,15 +19,26 @@ from expunge.evaluation import (
     TablePool,
     run_probes,
 )
+from expunge.evaluation.evidence import Evidence
+from expunge.evaluation.measures import Measure
+from expunge.metrics import metrics
 from expunge.run.config import RunConfig
 from expunge.run.folder import RunFolder
 
 if TYPE_CHECKING:
     from expunge.evaluation.runner import Progress
+    from expunge.run.ui import Ui
 
 Tables = Mapping[str, ProbeTable]
 RESULTS = "results.json"
+EXTRA = "extra.json"
 ROLES = ("base", "target", "unlearned", "retain")
+
+
+class ExtraScores(Record):
+    """What `extra.json` holds: scores of a model that no table gives, by key."""
+
+    scores: dict[str, Score]
 
 
 def run_benchmark(config: RunConfig) -> Benchmark:
@@ -57,7 +68,7 @@ def run_probes_of(config: RunConfig, forget: RowSet, retain: RowSet | None) -> l
     section = config.evaluation
     assert section is not None, "checked by run_benchmark"
     return run_benchmark(config).build_probes(
-        forget, retain, preset=section.preset, rows=section.rows
+        forget, retain, preset=section.preset, rows=section.rows, options=section.options
     )
 
 
@@ -103,25 +114,38 @@ def model_tables(
     return tables
 
 
-def retain_tables(config: RunConfig, folder: RunFolder) -> Tables | None:
-    """Stored tables of the retain model: of `retain_run`, else of this run, else None."""
-    stores = [EvaluationStore(folder.evaluation / "retain")]
-    if config.evaluation is not None and config.evaluation.retain_run is not None:
-        other = RunFolder(path=Path(config.evaluation.retain_run))
-        stores.insert(0, EvaluationStore(other.evaluation / "retain"))
-    for store in stores:
-        if (store.folder / "manifest.json").is_file():
-            return store.load()
-    return None
+def retain_tables(config: RunConfig, folder: RunFolder) -> list[Tables]:
+    """Stored tables of every retain model: of `retain_run`, else of this run; maybe none."""
+    from expunge.run.imported import tables_of
+
+    named = config.evaluation.retain_run if config.evaluation is not None else ()
+    if named:
+        return [tables_of(path) for path in named]
+    own = EvaluationStore(folder.evaluation / "retain")
+    return [own.load()] if (own.folder / "manifest.json").is_file() else []
 
 
-def score_run(config: RunConfig, folder: RunFolder) -> dict[str, ModelResults]:
-    """Results of every evaluated model of a run from its stored tables; no model is loaded.
+def score_run(
+    config: RunConfig, folder: RunFolder, ui: Ui | None = None
+) -> dict[str, ModelResults]:
+    """Results of every evaluated model of a run from its stored tables.
+
+    No evaluated model is loaded; encoders and classifiers only for answers they have not judged.
+
+    Args:
+        config: The run.
+        folder: Its folder.
+        ui: Where progress goes.
 
     Raises:
         InputError: Nothing is stored.
     """
+    from expunge.run.annotating import Annotator
+    from expunge.run.imported import with_imported
+
     benchmark = run_benchmark(config)
+    section = config.evaluation
+    assert section is not None, "checked by run_benchmark"
     roles = [role for role in ROLES if stored(folder, role)]
     if not roles:
         raise InputError(
@@ -130,18 +154,92 @@ def score_run(config: RunConfig, folder: RunFolder) -> dict[str, ModelResults]:
                 message="holds no stored evaluation; make one with: expunge evaluate",
             )
         )
-    reference = retain_tables(config, folder)
+    annotator = Annotator(config, benchmark, ui)
+    tables = {
+        role: annotator.complete(folder, role, EvaluationStore(folder.evaluation / role).load())
+        for role in roles
+    }
+    retains = retain_tables(config, folder)
     results = {}
     for role in roles:
-        results[role] = benchmark.score_tables(
-            EvaluationStore(folder.evaluation / role).load(),
-            reference,
-            preset=None if config.evaluation is None else config.evaluation.preset,
+        evidence = Evidence(
+            tables=tables[role],
+            retains=retains,
+            initial=tables.get("target"),
+            base=tables.get("base"),
+            absent=annotator.reasons,
+        )
+        found = benchmark.score_tables(
+            evidence,
+            preset=section.preset,
+            options=section.options,
             role=role,
             model=_model_name(folder, role),
+            extra=load_extra(folder.evaluation / role),
         )
+        results[role] = with_imported(found, benchmark, folder.evaluation / role)
         results[role].save(folder.evaluation / role / RESULTS)
     return results
+
+
+def metric_table(
+    config: RunConfig, folder: RunFolder, wanted: Sequence[str]
+) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows of a table with any metrics of the registry, from stored tables.
+
+    Args:
+        config: The run.
+        folder: Its folder.
+        wanted: "NAME" for every probe that has the columns, or "PROBE/NAME".
+
+    Raises:
+        InputError: There is no such metric, or no table has what it needs.
+    """
+    retains = retain_tables(config, folder)
+    stores = {role: EvaluationStore(folder.evaluation / role) for role in ROLES}
+    tables = {role: store.load() for role, store in stores.items() if stored(folder, role)}
+    probes = list(dict.fromkeys(probe for found in tables.values() for probe in found))
+    options = {} if config.evaluation is None else config.evaluation.options
+    rows = []
+    for text in wanted:
+        probe, _, name = text.rpartition("/")
+        item = metrics.get(name)
+        lines, why = [], ""
+        for where in [probe] if probe else probes:
+            measure = Measure(name=name, probe=where, metric=name, better="none", unit="")
+            scores = [
+                measure.score(
+                    Evidence(
+                        tables=found,
+                        retains=retains,
+                        initial=tables.get("target"),
+                        base=tables.get("base"),
+                    ),
+                    options,
+                )
+                for found in tables.values()
+            ]
+            why = next((score.reason for score in scores if score.reason), "")
+            if any(score.value is not None for score in scores):
+                counts = "/".join(dict.fromkeys(str(score.n) for score in scores))
+                lines.append(
+                    [measure.key, *(_cell(s.value) for s in scores), counts, item.direction]
+                )
+        if not lines:
+            raise InputError(Problem(where=text, message=why))
+        rows += lines
+    return ["metric", *tables, "n", "good direction"], rows
+
+
+def load_extra(folder: Path) -> dict[str, Score]:
+    """Scores that came from the model itself and not from its tables."""
+    path = folder / EXTRA
+    return dict(load_record(ExtraScores, path).scores) if path.is_file() else {}
+
+
+def save_extra(folder: Path, scores: Mapping[str, Score]) -> None:
+    """Keep such scores beside the tables; equal keys are replaced."""
+    ExtraScores(scores={**load_extra(folder), **scores}).save(folder / EXTRA)
 
 
 def stored(folder: RunFolder, role: str) -> bool:
@@ -164,6 +262,10 @@ def scores_table(results: Mapping[str, ModelResults]) -> tuple[list[str], list[l
     """
     marks = {"higher": "higher is better", "lower": "lower is better"}
     marks |= {"closer_to_retain": "closer to retain is better", "none": ""}
+    marks |= {
+        "closer_to_zero": "closer to 0 is better",
+        "closer_to_half": "closer to 0.5 is better",
+    }
     keys = list(dict.fromkeys(key for found in results.values() for key in found.scores))
     columns = ["measure", *results, "n", "good direction"]
     rows = []

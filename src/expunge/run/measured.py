@@ -13,6 +13,8 @@ _WAYS = {
     "higher": "up",
     "lower": "down",
     "closer_to_retain": "towards the retain model",
+    "closer_to_zero": "towards 0, from either side",
+    "closer_to_half": "towards 0.5, from either side",
     "none": "-",
 }
 

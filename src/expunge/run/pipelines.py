@@ -25,11 +25,9 @@ from expunge.run.check_data import alternates_file, build_template, load_source,
 from expunge.run.config import RunConfig
 from expunge.run.environment import peak_memory_bytes
 from expunge.run.evaluating import (
-    ROLES,
-    model_tables,
+    metric_table,
     reasons,
-    run_probes_of,
-    run_settings,
+    run_benchmark,
     score_run,
     scores_table,
 )
@@ -44,8 +42,9 @@ from expunge.run.jobs import (
     union,
     unlearning_key,
 )
+from expunge.run.measuring import evaluate_roles
 from expunge.run.methods import method_of
-from expunge.run.resolve import load_config
+from expunge.run.resolve import resolve
 from expunge.run.sections import EvaluationConfig, LoraConfig, ModelConfig, TrainingConfig
 from expunge.run.ui import Ui
 from expunge.training import Callback, JsonlLog, StepRecord, Trackers, TrainResult
@@ -479,37 +478,6 @@ def written_alternates(context: Context, *, force: bool = False) -> Path:
 # Evaluation and report --------------------------------------------------------------------------
 
 
-def evaluate_roles(context: Context, models: Mapping[str, str]) -> None:
-    """Tables of every model that the run wants evaluated; the main process does the work.
-
-    Other processes wait: the stored tables are the same for any number of them.
-    """
-    section = context.config.evaluation
-    wanted = models if section is None or section.roles is None else section.roles
-    for role, path in sorted(models.items(), key=lambda item: ROLES.index(item[0])):
-        if role in wanted:
-            with context.log.stage(f"Evaluate the {role} model"):
-                if context.is_main:
-                    _tables_of(context, role, path)
-                context.accelerator.wait_for_everyone()
-
-
-def _tables_of(context: Context, role: str, path: str) -> None:
-    config = context.config
-    probes = run_probes_of(config, context.forget, context.retain)
-    model = context.load(path, config.model.dtype).to(context.accelerator.device)
-    model_tables(
-        model,
-        context.tokenizer,
-        context.template,
-        probes,
-        run_settings(config),
-        model_id=context.log.models[role].fingerprint,
-        folder=context.folder.evaluation / role,
-        on_progress=context.ui.progress,
-    )
-
-
 def evaluate(config: RunConfig, *, model: str, role: str, ui: Ui) -> Path:
     """Measure one model into the run folder of the configuration; returns that folder.
 
@@ -541,7 +509,7 @@ def finish(context: Context) -> None:
     """Score what is stored, show the table, write card and report."""
     config, folder, ui = context.config, context.folder, context.ui
     if config.evaluation is not None:
-        results = score_run(config, folder)
+        results = score_run(config, folder, ui)
         _show(results, ui)
         if "unlearned" in results and (folder.model / "config.json").is_file():
             card = _card(context, list(results.values()))
@@ -549,32 +517,46 @@ def finish(context: Context) -> None:
     _report(folder, ui)
 
 
-def score(run: Path, *, retain_run: Path | None, preset: str | None, ui: Ui) -> None:
+def score(
+    run: Path,
+    *,
+    retain_run: Sequence[Path] = (),
+    preset: str | None = None,
+    options: Sequence[str] = (),
+    metrics: Sequence[str] = (),
+    ui: Ui,
+) -> None:
     """Compute the results of a run again from its stored tables, and its report.
 
     Args:
         run: The run folder.
-        retain_run: Another run folder to take the retain model's tables from.
+        retain_run: Where to take retain models' tables from instead of from the run.
         preset: Another preset of the benchmark.
+        options: Keys of the evaluation section to change, such as "options.mean=arithmetic".
+        metrics: Further metrics to compute and show, "NAME" or "PROBE/NAME".
         ui: Where the table goes.
 
     Raises:
         InputError: It is not a run folder, or nothing is stored in it.
     """
     folder = RunFolder(path=run)
-    changes: dict[str, Any] = {}
-    if retain_run is not None:
-        changes["retain_run"] = str(retain_run)
+    flags: dict[str, Any] = {}
+    if retain_run:
+        flags["evaluation.retain_run"] = [str(path) for path in retain_run]
     if preset is not None:
-        changes["preset"] = preset
-    config = load_config(folder.path / "config.yaml")
-    if config.evaluation is None:
-        config = config.model_copy(update={"evaluation": EvaluationConfig()})
-    section = config.evaluation
-    assert section is not None, "filled in above"
-    config = config.model_copy(update={"evaluation": section.model_copy(update=changes)})
+        flags["evaluation.preset"] = preset
+    overrides = [f"evaluation.{text}" for text in options]
+    config = resolve(folder.path / "config.yaml", overrides=overrides, flags=flags).config
+    section = config.evaluation or EvaluationConfig()
+    config = config.model_copy(update={"evaluation": section})
+    problems = run_benchmark(config).check_options(section.options)
+    if problems:
+        raise InputError(problems)
     ui.stage(f"Score {run}")
-    _show(score_run(config, folder), ui)
+    _show(score_run(config, folder, ui), ui)
+    if metrics:
+        columns, rows = metric_table(config, folder, metrics)
+        ui.table("Further metrics", columns, rows)
     _report(folder, ui)
 
 

@@ -20,6 +20,8 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
+from expunge.evaluation.judges.settings import DEFAULT_ENCODER, DEFAULT_NLI
+
 BUILTIN_MODEL = "builtin:smollm2-135m-instruct"
 
 Role = Literal["base", "target", "unlearned", "retain"]
@@ -497,16 +499,51 @@ class AlternatesConfig(WriterConfig):
     )
 
 
+class HarnessConfig(Section):
+    """Tasks of lm-evaluation-harness, an extra: pip install 'expunge[lm-eval]'."""
+
+    tasks: Names = Field(
+        default=(),
+        description="Tasks by their names there, such as mmlu; benchmark: those that belong to the "
+        "benchmark.",
+    )
+    limit: int | None = Field(
+        default=None, ge=1, description="First questions of every task; null: all."
+    )
+    num_fewshot: int | None = Field(
+        default=None, ge=0, description="Examples in the prompt; null: as the papers have it."
+    )
+    batch_size: int | None = Field(
+        default=None, ge=1, description="Questions per batch; null: what fits."
+    )
+    include_path: str | None = Field(
+        default=None, description="Folder with tasks of your own, as YAML files."
+    )
+    apply_chat_template: bool = Field(
+        default=False, description="Ask within the model's chat template."
+    )
+    add_bos: bool | None = Field(
+        default=None,
+        description="Start prompts with the beginning-of-sequence token, as Closer Look does; "
+        "null: as the tokenizer does it.",
+    )
+
+
 class EvaluationConfig(Section):
     """What is measured after the run."""
 
     benchmark: str | None = Field(
         default=None,
-        description="tofu or custom; null: tofu for a tofu: forget set, else custom.",
+        description="See: expunge list benchmarks. null: tofu for a tofu: forget set, else custom.",
     )
     preset: str | None = Field(
         default=None,
         description="Variant of the benchmark, such as tofu_classic; null: its own, with all rows.",
+    )
+    options: dict[str, Any] = Field(
+        default={},
+        description="Options of the benchmark, such as {folder: muse}, and of its metrics, such as "
+        "{mean: arithmetic}; they go before the preset's.",
     )
     rows: dict[str, Annotated[int, Field(ge=1)] | None] = Field(
         default={},
@@ -521,11 +558,51 @@ class EvaluationConfig(Section):
     batch_tokens: int = Field(
         default=4096, ge=1, description="Tokens per forward pass, padding included."
     )
-    retain_run: str | None = Field(
-        default=None,
-        description="Run folder with the stored evaluation of a retain model; null: the retain "
-        "model of the finetune section, if there is one. Never replaced by a default number.",
+    retain_run: Annotated[tuple[str, ...], Field(strict=False), BeforeValidator(_as_tuple)] = Field(
+        default=(),
+        description="Run folder with the stored evaluation of a retain model, or a results file of "
+        "another project (see: expunge import). Several, of different seeds, give the distance "
+        "that chance alone makes. Empty: the retain model of the finetune section, if there is "
+        "one. Never replaced by a default number.",
     )
     roles: Annotated[tuple[Role, ...] | None, Field(strict=False)] = Field(
         default=None, description="Models to evaluate; null: all that the run has."
+    )
+    encoder: str | None = Field(
+        default=DEFAULT_ENCODER,
+        description="Sentence encoder for cosine similarity: hub name, folder, or "
+        "builtin:all-minilm-l6-v2, which needs no hub; null: none.",
+    )
+    nli: str | None = Field(
+        default=DEFAULT_NLI,
+        description="Entailment classifier for the entailment score: hub name or folder; null: "
+        "none.",
+    )
+    gibberish: str | None = Field(
+        default=None,
+        description="Classifier of gibberish: hub name or folder. The published one is "
+        "madhurjindal/autonlp-Gibberish-Detector-492513457. null: none.",
+    )
+    fluency: str | None = Field(
+        default=None,
+        description="Model whose perplexity on the answers is their fluency; null: the base model "
+        "of the finetune section, if there is one.",
+    )
+    original: Literal["stored", "initial_model"] = Field(
+        default="stored",
+        description="What cosine similarity compares with (M-04). stored: the row's "
+        "original_answer, else the true answer, but on real authors and world facts what the model "
+        "said before unlearning; initial_model: that everywhere.",
+    )
+    passes: Annotated[
+        tuple[Literal["gradnorm", "lowercase"], ...],
+        Field(strict=False),
+        BeforeValidator(_as_tuple),
+    ] = Field(
+        default=(),
+        description="Passes beyond the two: gradnorm, one backward pass per row, for the attack of "
+        "that name; lowercase, for the attack PPL/lower of MUSE.",
+    )
+    harness: HarnessConfig = Field(
+        default=HarnessConfig(), description="Tasks of lm-evaluation-harness to run as well."
     )

@@ -23,6 +23,7 @@ from expunge.metrics.golden import (
     GoldenCase,
     check_metric_group,
     check_published,
+    has_metrics,
 )
 from expunge.objectives import EmpiricalOptions, EntanglementOptions
 from expunge.objectives.entanglement import (
@@ -33,6 +34,7 @@ from expunge.objectives.entanglement import (
 )
 from expunge.objectives.proxy import proxy_excess
 from expunge.postprocess import extrapolate, update_norm
+from expunge.run.golden_gradnorm import gradnorm_scores
 from expunge.run.golden_inputs import SUFFIXES, fixtures_beside, read_json
 from expunge.run.golden_losses import (
     compare,
@@ -271,12 +273,16 @@ def _uipe_examples(path: Path, examples: Mapping[str, Any]) -> Iterator[CaseResu
 
 # Metrics and data -------------------------------------------------------------------------------
 
+_MODELS = {"mia_gradnorm": gradnorm_scores}
+"""Scores that need a stored model."""
+
 
 def _check_metrics(path: Path, content: dict[str, Any]) -> Iterator[CaseResult] | None:
     if not isinstance(content.get("groups"), list):
         return None
     header = content.get("header", {})
-    return _from_golden(path, (check_metric_group(group, header) for group in content["groups"]))
+    groups = (check_metric_group(group, header, _MODELS) for group in content["groups"])
+    return _from_golden(path, groups)
 
 
 def _check_published_logs(path: Path, content: dict[str, Any]) -> Iterator[CaseResult] | None:
@@ -311,9 +317,11 @@ def _data_results(
             differences = check_data_case(case, header)
             if differences is not None:
                 yield _result(path, label, differences)
-                continue
-            for checked in check_metric_group(case, header):
-                yield from _from_golden(path, [[checked._replace(name=f"{label}: {checked.name}")]])
+                if not has_metrics(case["group"]):
+                    continue
+            for checked in check_metric_group(case, header, _MODELS):
+                name = f"{label}: {checked.name.removeprefix(case['group'] + ': ')}"
+                yield from _from_golden(path, [[checked._replace(name=name)]])
 
 
 _CHECKS: list[Callable[[Path, dict[str, Any]], Iterator[CaseResult] | None]] = [
