@@ -24,7 +24,14 @@ from recipe_tables.uipe import uipe
 from recipe_tables.wmdp import wmdp
 
 RECIPES = Path(__file__).resolve().parents[1] / "src" / "expunge" / "recipes"
-BY_HAND = ("custom", "demo")
+BY_HAND = (
+    "custom",
+    "demo",
+    *(
+        f"benchmarks/{name}"
+        for name in ("continual", "muse", "real_world", "related_knowledge", "tofu", "wmdp")
+    ),
+)
 
 
 def recipes() -> list[Recipe]:

@@ -7,19 +7,22 @@ Target model, retain model and proxies are those of `expunge demo`: SmolLM2-135M
 forget01 (40 questions) and 40 questions to keep. Further retain models differ in their seed alone;
 how far they are from each other is the null band of forget quality.
 
-Every method has the same budget: the same learning rates at seed 0, ten optimizer steps each. The
-rate with the highest harmonic mean of kept utility (probability per token of retain answers, as a
-share of the target's, at most 1) and closeness to the retain model (1 - D) is used for all seeds;
-the run of the search counts as that of seed 0. UIPE continues the update of its four bases by
-alpha. Seeds change the order of rows, the pairing and the adapters' start.
+Every method has the same budget: two learning rates at seed 0, ten optimizer steps each. The rate
+with the highest harmonic mean of kept utility (probability per token of retain answers, as a share
+of the target's, at most 1) and closeness to the retain model (1 - D) is used for all seeds; the run
+of the search counts as that of seed 0. EGU, EGUP and UIPE have no search of their own: they run at
+the rate of the loss they go around. Seeds change the order of rows, the pairing and the adapters'
+start.
 
 Finished runs are kept in OUTPUT as stored tables, and --score computes every figure from those
 alone. `--part 0/2` and `--part 1/2` share the work between two processes.
 """
 
 import argparse
+import html
 import json
 import os
+import statistics
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -28,11 +31,14 @@ from typing import Any
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import expunge
-from expunge.benchmarks import benchmarks
+from expunge.benchmarks import Evidence, benchmarks
 from expunge.core.files import atomic_write_text
+from expunge.core.results import ModelResults
 from expunge.data import RowSet, make_template
 from expunge.data.proxies import load_proxies
 from expunge.evaluation import EvaluationStore, Probe, run_probes
+from expunge.evaluation.judges import JudgePanel, Judges, annotate
+from expunge.evaluation.standard import forget_efficacy
 from expunge.metrics.aggregate import forget_quality, harmonic_mean
 from expunge.metrics.likelihood import probability, truth_ratio
 from expunge.models.loading import load_model, load_tokenizer
@@ -50,8 +56,8 @@ METHODS = (
     "ME+GD",
     "DPO",
     "SimNPO",
-    *(f"EGU({base})" for base in BASES),
     *(f"EGUP({base})" for base in BASES),
+    *(f"EGU({base})" for base in BASES),
 )
 UIPE_BASES = ("GA", "GA+GD", "GA+KL", "NPO")
 ALPHAS = (0.5, 1.0)
@@ -154,8 +160,12 @@ class Study:
         _say(name, seconds)
 
     def chosen(self, method: str) -> float:
-        """The learning rate that the search found."""
-        return max(RATES, key=lambda rate: self.search_score(method, rate))
+        """The learning rate that the search found for a loss, also if another process does it."""
+        base = method.removeprefix("EGUP(").removeprefix("EGU(").removesuffix(")")
+        files = [self.output / "search" / f"{slug(base)}_{rate:g}" / "facts.json" for rate in RATES]
+        while not all(file.is_file() for file in files):
+            time.sleep(5)
+        return max(RATES, key=lambda rate: self.search_score(base, rate))
 
     def search_score(self, method: str, rate: float) -> float:
         """Harmonic mean of kept utility and closeness to the retain model, 0 to 1."""
@@ -182,7 +192,7 @@ class Study:
         wanted = {f"UIPE-{slug(method)}_{alpha:g}_{seed}": alpha for alpha in alphas}
         if self.done(name) and all(self.done(other) for other in wanted):
             return
-        if seed == SEARCH_SEED:
+        if seed == SEARCH_SEED and "EGU" not in method:
             saved = self.output / "models" / f"{slug(method)}_{rate:g}"
             model, seconds = load_model(str(saved), dtype="bfloat16"), None
         else:
@@ -214,19 +224,164 @@ def run_all(study: Study, part: int, parts: int) -> None:
             model = load_model(study.reference(name), dtype="bfloat16")
             study.measure(name, model, method=name, seed=0)
     mine = [method for i, method in enumerate(METHODS) if i % parts == part]
-    for method in mine:
-        for rate in RATES:
+    searched = [method for method in METHODS if "EGU" not in method]
+    for i, (method, rate) in enumerate((m, rate) for m in searched for rate in RATES):
+        if i % parts == part:
             study.search(method, rate)
     for seed in range(study.seeds):
         for method in mine:
             study.final(method, seed)
 
 
-if __name__ == "__main__":
+# Figures from stored tables ----------------------------------------------------------------------
+
+
+SHOWN = {
+    "forget_quality_distance": "D, lower",
+    "forget_quality": "p, higher",
+    "model_utility": "model utility, higher",
+    "forget_efficacy_four": "forget efficacy of four, higher",
+    "forget/rouge_l_recall": "forget ROUGE-L",
+    "forget/probability": "forget prob.",
+    "retain/rouge_l_recall": "retain ROUGE-L, higher",
+    "retain/probability": "retain prob., higher",
+}
+# Entailment needs a classifier that comes from a hub; the other four values of forget efficacy.
+FOUR = ("rouge_l_recall", "probability", "truth_ratio_closer_look", "cosine_similarity")
+
+
+def score_all(output: Path) -> dict[str, list[dict[str, Any]]]:
+    """Figures of every run by method, each with value and interval; no model is loaded."""
+    folders = sorted(path.parent for path in (output / "runs").glob("*/facts.json"))
+    tables = {folder.name: EvaluationStore(folder).load() for folder in folders}
+    retains = [tables[name] for name in sorted(tables) if name.startswith("retain_")]
+    panel = JudgePanel(Judges(encoder="builtin:all-minilm-l6-v2", nli=None))
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for folder in folders:
+        facts = json.loads((folder / "facts.json").read_text())
+        found = tables[folder.name]
+        judged = annotate(found["forget"], ["generation_similarity"], panel)
+        forget = replace(found["forget"], columns={**found["forget"].columns, **judged.columns})
+        others = [other for other in retains if other is not found]
+        evidence = Evidence(tables={**found, "forget": forget}, retains=others)
+        results = TOFU.score_tables(evidence)
+        label = "retain model" if facts["method"].startswith("retain_") else facts["method"]
+        rows.setdefault(label, []).append({**facts, "figures": _figures(results, evidence)})
+    return rows
+
+
+def _figures(results: ModelResults, evidence: Evidence) -> dict[str, dict[str, Any]]:
+    figures = {
+        key: {"value": s.value, "low": s.low, "high": s.high, "n": s.n}
+        for key, s in results.scores.items()
+        if s.value is not None
+    }
+    test = results.forget_quality
+    assert test is not None
+    figures["forget_quality_distance"] = {
+        "value": test.statistic, "low": test.low, "high": test.high, "n": test.n,
+        "verdict": test.verdict, "band": test.null_band and test.null_band.highest,
+    }  # fmt: skip
+    four = replace(forget_efficacy(), over=tuple(f"forget/{name}" for name in FOUR))
+    measures = {measure.key: measure for measure in TOFU.measures}
+    score = four.score(measures, evidence)
+    figures["forget_efficacy_four"] = {
+        "value": score.value, "low": score.low, "high": score.high, "n": score.n
+    }  # fmt: skip
+    return figures
+
+
+def table(rows: dict[str, list[dict[str, Any]]]) -> str:
+    """Mean and range over seeds as Markdown, one line per method."""
+    lines = ["| method | rate | seeds | " + " | ".join(SHOWN.values()) + " |"]
+    lines.append("|" + " --- |" * (len(SHOWN) + 3))
+    for label in sorted(rows, key=_order):
+        runs = rows[label]
+        rates = {f"{run['rate']:g}" for run in runs if run.get("rate")}
+        cells = [_cell([_value(run, key) for run in runs], key) for key in SHOWN]
+        lines.append(f"| {label} | {' '.join(sorted(rates))} | {len(runs)} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _order(label: str) -> tuple[int, str]:
+    first = ("target", "retain model")
+    return (first.index(label), "") if label in first else (2 + label.count("("), label)
+
+
+def _value(run: dict[str, Any], key: str) -> float | None:
+    return run["figures"].get(key, {}).get("value")
+
+
+def _cell(values: list[float | None], key: str) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    digits = ".2g" if key == "forget_quality" else ".3f"
+    mean = statistics.fmean(known)
+    spread = f" ({min(known):{digits}} to {max(known):{digits}})" if len(known) > 1 else ""
+    return f"{mean:{digits}}{spread}"
+
+
+def figure(rows: dict[str, list[dict[str, Any]]]) -> str:
+    """Utility kept against distance from the retain model, as SVG; the upper left is good."""
+    width, height, left, bottom = 760, 480, 60, 50
+    points = []
+    for label in sorted(rows, key=_order):
+        known = [
+            (x, y)
+            for run in rows[label]
+            if (x := _value(run, "forget_quality_distance")) is not None
+            and (y := _value(run, "model_utility")) is not None
+        ]
+        if known:
+            points.append((label, *(statistics.fmean(axis) for axis in zip(*known, strict=True))))
+    top = 1.1 * max(y for _, _, y in points)
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        return left + x * (width - left - 170), height - bottom - y / top * (height - bottom - 20)
+
+    colours = {"EGUP": "#b5482a", "EGU(": "#d99a2b", "UIPE": "#3b7a57", "target": "#000000"}
+    parts = []
+    for label, x, y in points:
+        colour = next((c for key, c in colours.items() if label.startswith(key)), "#31629c")
+        across, down = place(x, y)
+        parts.append(f'<circle cx="{across:.1f}" cy="{down:.1f}" r="4" fill="{colour}"/>')
+        parts.append(f'<text x="{across + 7:.1f}" y="{down + 4:.1f}">{html.escape(label)}</text>')
+    for i in range(6):
+        across, down = place(i / 5, 0)
+        parts.append(f'<text x="{across - 8:.1f}" y="{down + 18:.1f}">{i / 5:.1f}</text>')
+        across, down = place(0, i / 5 * top)
+        parts.append(f'<text x="{across - 40:.1f}" y="{down + 4:.1f}">{i / 5 * top:.2f}</text>')
+    (x0, y0), (x1, _), (_, y1) = place(0, 0), place(1, 0), place(0, top)
+    parts.append(f'<path d="M{x0} {y1}V{y0}H{x1}" fill="none" stroke="#888"/>')
+    parts.append(f'<text x="{x0}" y="{height - 8}">distance D from the retain model</text>')
+    parts.append(f'<text x="{x0 + 8}" y="{y1 + 4}">model utility</text>')
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
+    return head + 'font-family="sans-serif" font-size="11">' + "".join(parts) + "</svg>\n"
+
+
+def main() -> None:
+    """Read the arguments, run, print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("output", nargs="?", type=Path, default=Path("runs/methods"))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--part", default="0/1")
+    parser.add_argument("--part", default="0/1", help="share of the work: NUMBER/OF")
+    parser.add_argument("--score", action="store_true", help="only what is stored")
+    parser.add_argument("--table", type=Path)
+    parser.add_argument("--figure", type=Path)
     options = parser.parse_args()
-    part, parts = (int(number) for number in options.part.split("/"))
-    run_all(Study(options.output, options.seeds), part, parts)
+    if not options.score:
+        part, parts = (int(number) for number in options.part.split("/"))
+        run_all(Study(options.output, options.seeds), part, parts)
+    rows = score_all(options.output)
+    atomic_write_text(options.output / "figures.json", json.dumps(rows, indent=1) + "\n")
+    text = table(rows)
+    print(text)  # noqa: T201
+    if options.table is not None:
+        atomic_write_text(options.table, text)
+    if options.figure is not None:
+        atomic_write_text(options.figure, figure(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -61,7 +61,8 @@ def test_knowledge_is_asked_after_all_examples_of_its_side(folder):
         )
         assert row.answer == other.answer
         assert row.fields["asked"] == other.question
-        assert (probe.continuation, probe.max_new_tokens, probe.cut_at) == (True, 32, CUT_AT)
+        assert (probe.continuation, probe.max_new_tokens) == (True, 32)
+        assert probe.cut_at == ("\n\n", "\nQuestion", "Question:")
 
 
 def test_verbatim_memorisation_continues_the_prompt_as_it_stands(folder):
@@ -70,7 +71,7 @@ def test_verbatim_memorisation_continues_the_prompt_as_it_stands(folder):
     assert (official.rows[0].question, official.rows[0].answer) == (row.question, row.answer)
     assert (official.continuation, official.max_new_tokens) == (True, 128)
     # 128 ids with the beginning-of-sequence token.
-    assert official.reference_tokens == 127
+    assert official.reference_tokens == 128
     other = probes_of(folder, verbmem_form="open_unlearning")["verbmem"]
     assert other.rows[0].question == row.question
     assert other.rows[0].answer == f" {row.answer}"
@@ -160,7 +161,7 @@ def test_privacy_leakage_of_the_released_code(corpus):
     scores = MUSE.score_tables(
         privleak_tables(forget, holdout), preset=f"muse_{corpus}_published"
     ).scores
-    assert scores["mia_min_40"].value == pytest.approx(1 - auc, abs=1e-12)
+    assert scores["mia_min_k"].value == pytest.approx(1 - auc, abs=1e-12)
     assert scores["privleak"].value == pytest.approx(privleak, abs=1e-9)
 
 
@@ -192,8 +193,8 @@ def test_the_last_token_of_a_text_counts_and_does_not_in_open_unlearning():
     """Forget and holdout differ in the last token alone."""
     forget, holdout = [[-1.0, -2.0, -0.1]] * 4, [[-1.0, -2.0, -9.0]] * 4
     tables = {"privleak_forget": scored(forget), "privleak_holdout": scored(holdout)}
-    assert MUSE.score_tables(tables).scores["mia_min_40"].value == 1.0
-    assert MUSE.score_tables(tables, preset="muse_ou").scores["mia_min_40"].value == 0.5
+    assert MUSE.score_tables(tables).scores["mia_min_k"].value == 1.0
+    assert MUSE.score_tables(tables, preset="muse_ou").scores["mia_min_k"].value == 0.5
 
 
 def test_overlap_is_printed_times_100_and_stems_in_open_unlearning_only():
@@ -242,10 +243,10 @@ def test_the_preset_decides_the_form_of_the_continuation(folder):
     options = {"folder": str(folder)}
     (plain, *_) = MUSE.build_probes(None, None, options=options)
     (other, *_) = MUSE.build_probes(None, None, options=options, preset="muse_ou")
-    assert (plain.reference_tokens, other.reference_tokens) == (127, None)
+    assert (plain.reference_tokens, other.reference_tokens) == (128, None)
     both = {**options, "verbmem_form": "muse"}
     (again, *_) = MUSE.build_probes(None, None, options=both, preset="muse_ou")
-    assert again.reference_tokens == 127
+    assert again.reference_tokens == 128
 
 
 def test_every_attack_names_a_metric_and_a_holdout_set():
@@ -302,10 +303,10 @@ def test_end_to_end(folder, family):
         "knowmem_forget/rouge_l_f1",
         "knowmem_retain/rouge_l_f1",
         "privleak",
-        "mia_min_40",
+        "mia_min_k",
         "mia_zlib",
         "mia_min_k_plus_plus",
-        "mia_retain_min_40",
+        "mia_retain_min_k",
     ):
         assert scores[key].value is not None, (key, scores[key].reason)
     holdout = tables["privleak_holdout"]
@@ -314,6 +315,6 @@ def test_end_to_end(folder, family):
         score(texts["answer_logps"], share=0.4, drop_last=False),
         score(holdout["answer_logps"], share=0.4, drop_last=False),
     )
-    assert scores["mia_min_40"].value == pytest.approx(aucs)
+    assert scores["mia_min_k"].value == pytest.approx(aucs)
     assert np.isfinite(scores["privleak"].value)
-    assert "base" in scores["mia_reference"].reason
+    assert "base" in scores["mia_reference_ratio"].reason

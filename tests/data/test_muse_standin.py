@@ -113,6 +113,17 @@ def test_pairs_and_samples_are_pieces_of_their_text(script, arguments, tmp_path)
     assert all(row.answer in kept for row in corpus.need("privleak/retain"))
 
 
+def test_a_continuation_follows_its_prompt_in_the_same_paragraph(script, arguments, tmp_path):
+    """Sentences have ten words, paragraphs three sentences: 4 of 12 borders are a blank line."""
+    sizes = ["--prompt-words", "10", "--answer-words", "10", "--pairs"]
+    out = tmp_path / "out"
+    assert script.main(["--output", str(out), *arguments, *sizes, "8"]) == 0
+    corpus = load_muse(out)
+    raw = corpus.need("raw/forget")[0].answer
+    assert all(f"{row.question} {row.answer}" in raw for row in corpus.need("verbmem/forget"))
+    assert script.main(["--output", str(out), *arguments, *sizes, "9"]) == 2
+
+
 def test_folds_are_nested_and_disjoint(script, arguments, tmp_path, caplog):
     out = tmp_path / "out"
     script.main(["--output", str(out), *arguments])

@@ -288,11 +288,11 @@ class TestRun:
             better="lower",
             add_bos=True,
             ideal=0.25,
-            explanation="Wanted is 1/4",
+            explanation="Wanted: 1/4",
         )
         found = run_harness(model, tokenizer, [task], include_path=folder)
         score = found.scores[task.key]
-        assert (score.better, score.note) == ("lower", "Wanted is 1/4")
+        assert (score.better, score.note) == ("lower", "Wanted: 1/4")
         assert score.two_sided == pytest.approx(abs(score.value - 0.25))
         assert found.tasks[task.key].add_bos is True
         other = run_harness(model, tokenizer, [task], add_bos=False, include_path=folder)
@@ -364,8 +364,8 @@ class TestRun:
         ],
     )
     def test_arguments_are_checked(self, folder, model, tokenizer, options, where):
+        given = {"tasks": ["tiny_second"], "include_path": folder, **options}
         with pytest.raises(InputError, match=where):
-            given = {"tasks": ["tiny_second"], "include_path": folder, **options}
             run_harness(model, tokenizer, **given)
 
     def test_all_problems_come_before_any_work(self, folder, tokenizer):

@@ -98,12 +98,16 @@ def test_scores_beside_row_construction_are_checked_too(tmp_path):
         "group": "knowmem_prompt",
         "icl": [["a?", "b"]],
         "question": "c d?",
+        "raw_generation": " e g\n\nmore Question: ",
         "history": [history],
         "report": {"mean_rougeL": 0.5, "max_rougeL": 0.25},
     }
     header = {"toy_tokenizer": "characters", "ALPHABET": "abc"}
-    results = check(tmp_path, {"header": header, "sources": {"muse": [case]}})
+    stored = {"header": header, "sources": {"muse": [case]}}
+    results = check(tmp_path, stored)
     outcomes = {result.case: result.outcome for result in results}
     assert outcomes.pop("muse [0] knowmem_prompt: max_rougeL") == "failed"
     assert len(outcomes) == 6
     assert set(outcomes.values()) == {"passed"}
+    case["raw_generation"] = " e g more"
+    assert "response: ' e g more' instead of ' e g'" in check(tmp_path, stored)[0].detail

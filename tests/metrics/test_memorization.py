@@ -79,3 +79,8 @@ def test_token_entropy_stays_in_range_and_does_not_know_the_order(tokens):
         for t in set(tokens)
     )
     assert found == pytest.approx(bits / math.log2(len(tokens)))
+
+
+@pytest.mark.parametrize("n", range(2, 40))
+def test_rounding_does_not_lift_the_entropy_above_one(n):
+    assert token_entropy([range(n)])[0] <= 1.0

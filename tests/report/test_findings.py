@@ -11,7 +11,7 @@ from scipy.stats import ks_2samp
 
 from expunge.core.results import ForgetQuality, ModelResults, Score
 from expunge.report.findings import Findings, findings
-from expunge.report.forget_quality import known_test, smallest_detectable
+from expunge.report.forget_quality import known_test, quality_lines, smallest_detectable
 from expunge.report.habits import Habits, generation_habits
 from expunge.report.model import Generation, ModelReport, ProbeTable, ReportData
 
@@ -107,8 +107,9 @@ def test_without_intervals_nothing_is_shown() -> None:
 def test_absent_values_are_not_assessed_with_their_reason() -> None:
     absent = Score(n=0, reason="the rows have no paraphrased answer")
     found = findings(run(model("target", {}), model("unlearned", {"model_utility": absent})))
-    assert "the rows have no paraphrased answer" in claims(found.not_assessed)
+    assert "the rows have no paraphrased answer" in claims(found.gaps)
     assert "ROUGE-L recall: not measured on the unlearned model" in claims(found.not_assessed)
+    assert "utility" not in claims(found.not_assessed)  # once is enough
 
 
 def quality(unlearned: ForgetQuality, target: ForgetQuality | None) -> Findings:
@@ -149,6 +150,101 @@ def test_what_nobody_looked_at_is_always_listed() -> None:
     text = claims(findings(run()).not_assessed)
     for threat in ("Sampling", "Relearning", "Quantisation", "Membership attacks", "another seed"):
         assert threat in text
+
+
+@pytest.mark.parametrize(
+    ("key", "text"), [("mia_loss", "Membership attacks"), ("lm_eval/mmlu", "General ability")]
+)
+def test_what_was_looked_at_is_not_listed_as_not_assessed(key: str, text: str) -> None:
+    assert text in claims(findings(run(model("unlearned", {key: Score(n=0)}))).not_assessed)
+    found = findings(run(model("unlearned", {key: span(0.5, 0.4, 0.6)})))
+    assert text not in claims(found.not_assessed)
+
+
+def auc(value: float, low: float, high: float) -> Score:
+    return Score(value=value, n=80, low=low, high=high, better="closer_to_half",
+                 two_sided=2 * abs(value - 0.5))  # fmt: skip
+
+
+FAMILIAR, UNFAMILIAR, NEITHER = auc(0.9, 0.85, 0.95), auc(0.2, 0.1, 0.3), auc(0.52, 0.4, 0.6)
+
+
+@pytest.mark.parametrize(
+    ("unlearned", "retain", "claim", "verdict"),
+    [
+        (FAMILIAR, NEITHER, "it still looks like training data, which is a leak", "not_shown"),
+        (UNFAMILIAR, NEITHER, "which is a leak as well. Over-unlearning is visible", "not_shown"),
+        (UNFAMILIAR, None, "which is a leak as well", "not_shown"),
+        (FAMILIAR, FAMILIAR, "the two sets differ by themselves", "not_shown"),
+        (NEITHER, FAMILIAR, "No leak was detected by membership attacks", "shown"),
+    ],
+)
+def test_attacks_leak_on_both_sides(
+    unlearned: Score, retain: Score | None, claim: str, verdict: str
+) -> None:
+    models = [model("unlearned", {"mia_loss": unlearned})]
+    models += [model("retain", {"mia_loss": retain})] if retain else []
+    found = findings(run(*models))
+    assert claim in claims(getattr(found, verdict))
+    assert "Attack by loss: unlearned" in claims(getattr(found, verdict))
+
+
+def test_privleak_is_relative_to_the_retain_model_already() -> None:
+    score = Score(value=-60, n=80, low=-80, high=-40, better="closer_to_zero", two_sided=60)
+    found = findings(run(model("unlearned", {"privleak": score})))
+    assert "still looks like training data" in claims(found.not_shown)
+
+
+def judged(verdict: str, **fields: object) -> ForgetQuality:
+    values = {
+        "p_value": 0.4, "statistic": 0.05, "n": 400, "m": 400, "low": 0.0, "high": 0.15,
+        "upper_bound": 0.09, "distances": [0.05], "margin": 0.1, "margin_origin": "default",
+        "verdict": verdict,
+    }  # fmt: skip
+    return ForgetQuality.model_validate(values | fields)
+
+
+def test_a_bound_within_the_margin_is_shown() -> None:
+    found = quality(judged("inside"), ks_test(1e-8, 0.7))
+    assert "true distance to the retain model is at most 0.090" in claims(found.shown)
+    assert "margin of 0.100 (the default; see evaluation.options.margin)" in claims(found.shown)
+    assert "Sameness" not in claims(found.not_shown)
+    assert "Inside the margin" in found.summary
+
+
+def test_a_verdict_that_cannot_be_given_says_how_many_rows_would_do() -> None:
+    undecided = judged("cannot tell", upper_bound=0.2, rows_needed=1200, margin_origin="given")
+    text = claims(quality(undecided, ks_test(1e-8, 0.7)).not_shown)
+    assert "Cannot tell at n = 400 whether the true distance is within the margin of 0.100" in text
+    assert "it may be up to 0.200. About 1,200 questions would decide it" in text
+    never = judged("cannot tell", rows_needed=None)
+    assert "No number of questions" in claims(quality(never, ks_test(1e-8, 0.7)).not_shown)
+    far = judged("outside", p_value=1e-9, statistic=0.5, low=0.4)
+    assert "at least 0.400" in claims(quality(far, ks_test(1e-8, 0.7)).not_shown)
+
+
+def test_several_retain_models_are_listed_and_the_few_questions_warned_about() -> None:
+    band = {"distances": [0.02, 0.04, 0.03], "lowest": 0.02, "median": 0.03, "highest": 0.04,
+            "num_models": 3}  # fmt: skip
+    fields = {
+        "distances": [0.1, 0.12, 0.11], "null_band": band, "margin": 0.04, "n": 40,
+        "margin_origin": "retain models", "excess": 0.07, "excess_low": 0.02, "excess_high": 0.1,
+        "warning": "n = 40 is below 100: and so on.",
+    }  # fmt: skip
+    text = claims(quality(judged("outside", **fields), ks_test(1e-8, 0.7)).not_shown)
+    assert "Further from the retain models than they are from each other" in text
+    assert "0.070\u00a0[0.020,\u00a00.100], by the same questions" in text
+    assert "Of 4 retrained models one is always the furthest" in text
+    assert "D to each of 3 retain models: 0.100, 0.120, 0.110" in text
+    assert "0.020 to 0.040, median 0.030" in text
+    assert "Much by forget quality. n = 40 is below 100" in text
+    lines = quality_lines(judged("cannot tell", **fields))
+    assert lines[0].startswith("Forget quality: p = 0.400, D = 0.050")
+    assert "as close to the retain models as they are to each other" in lines[1]
+    assert lines[-1].startswith("N = 40 is below 100")
+    assert quality_lines(ForgetQuality(reason="no retain model.")) == (
+        "Forget quality is absent: no retain model.",
+    )
 
 
 def with_answers(role: str, texts: list[str], *, finished: bool = True) -> ModelReport:

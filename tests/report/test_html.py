@@ -137,7 +137,7 @@ def test_every_section_and_number_is_there(make_run: Make) -> None:
     sections = [attrs["id"] for tag, attrs in page.tags if tag == "section"]
     assert sections == [
         "findings", "models", "tradeoff", "truth-ratios", "training", "generations", "proxies",
-        "limits", "settings",
+        "not-assessed", "limits", "settings",
     ]  # fmt: skip
     assert list(page.plots) == [
         "plot-tradeoff-p", "plot-tradeoff-d", "plot-truth-ratios", "plot-losses", "plot-others",

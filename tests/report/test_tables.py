@@ -97,7 +97,7 @@ def test_an_absent_value_is_a_dash_with_its_reason(make_run: Make) -> None:
     assert plain.notes[0] == "(1) there is no retain model"
 
 
-def test_what_no_model_has_a_value_for_is_named_below_the_table(make_run: Make) -> None:
+def test_what_no_model_has_a_value_for_is_left_out_but_stays_in_the_csv(make_run: Make) -> None:
     folder = make_run()
     for role in ("base", "target", "unlearned", "retain"):
 
@@ -106,16 +106,61 @@ def test_what_no_model_has_a_value_for_is_named_below_the_table(make_run: Make) 
             reason = {"reason": "the real_authors probe was not run"}
             results["scores"]["real_authors/rouge_l_recall"] |= missing | reason
             results["scores"]["model_utility"] |= missing | {"reason": "it needs real_authors"}
+            results["scores"]["privleak"] = missing | {"reason": "no holdout set"}
 
         rewrite(folder / f"evaluation/{role}/results.json", drop)
     table = table_of(load_report(folder))
     measured = table.measured()
     gone = {c.key for c in table.columns} - {c.key for c in measured.columns}
-    assert gone == {"real_authors/rouge_l_recall"}  # the aggregate stays, with its reason
-    assert measured.notes == (
-        "Not measured on the real authors: ROUGE-L recall (the real_authors probe was not run).",
-    )
+    assert gone == {"real_authors/rouge_l_recall", "privleak"}  # utility stays, with its reason
+    assert measured.notes == ()
     assert "real_authors/rouge_l_recall" in to_csv(table)
+    assert "privleak" not in {column.key for column in table.headlines().columns}
+
+
+def attacked(folder: Path, key: str, value: float, low: float, high: float, better: str) -> None:
+    def add(results: dict) -> None:
+        results["scores"][key] = {
+            "value": value, "low": low, "high": high, "n": 80, "better": better,
+            "two_sided": abs(value), "unit": "percent" if key == "privleak" else "AUC",
+        }  # fmt: skip
+
+    rewrite(folder / "evaluation/unlearned/results.json", add)
+
+
+@pytest.mark.parametrize(
+    ("key", "span", "remark"),
+    [
+        ("mia_loss", (0.8, 0.7, 0.9), "leaks: still familiar"),
+        ("mia_loss", (0.2, 0.1, 0.3), "leaks: too unfamiliar"),
+        ("mia_loss", (0.55, 0.45, 0.6), "no leak detected"),
+        ("privleak", (-50.0, -80.0, -20.0), "leaks: still familiar"),
+        ("privleak", (50.0, 20.0, 80.0), "leaks: too unfamiliar"),
+        ("privleak", (5.0, -20.0, 30.0), "no leak detected"),
+    ],
+)
+def test_both_sides_of_an_attack_leak(
+    make_run: Make, key: str, span: tuple[float, float, float], remark: str
+) -> None:
+    folder = make_run()
+    better = "closer_to_half" if key == "mia_loss" else "closer_to_zero"
+    attacked(folder, key, *span, better)
+    rows = grid(table_of(load_report(folder)), rows="measures").rows
+    row = next(row for row in rows if row[0] in ("PrivLeak", "Attack by loss"))
+    assert row[1].endswith("both sides leak")
+    assert row[6].endswith(remark)
+    page = write_comparison([folder, make_run("other")], folder).read_text(encoding="utf-8")
+    assert remark in page
+
+
+def test_the_distance_has_its_interval(make_run: Make) -> None:
+    folder = make_run()
+    rewrite(
+        folder / "evaluation/unlearned/results.json",
+        lambda results: results["forget_quality"].update(low=0.0, high=0.45),
+    )
+    rows = {row[0]: row for row in grid(table_of(load_report(folder)), rows="measures").rows}
+    assert rows["Forget quality, KS distance D"][6].endswith("[0.000, 0.450]")
 
 
 def test_n_stands_in_the_header_or_where_it_differs_in_the_cells(make_run: Make) -> None:
@@ -191,7 +236,8 @@ def test_console_rows_are_the_headlines_with_the_interval_below(make_run: Make) 
 def test_comparison_files(pair: list[Path], tmp_path: Path) -> None:
     page = write_comparison(pair, tmp_path / "compared")
     assert sorted(path.name for path in page.parent.iterdir()) == [
-        f"comparison.{kind}" for kind in ("csv", "html", "md", "tex")
+        *(f"comparison.{kind}" for kind in ("csv", "html", "md", "tex")),
+        "comparison_differences.csv",
     ]
     text = page.read_text(encoding="utf-8")
     assert "NPO+GD (b)" in text

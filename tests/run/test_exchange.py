@@ -450,11 +450,11 @@ def test_an_evaluation_on_muse(tmp_path):
         # MUSE prints percent.
         assert scores[key].value == pytest.approx(100 * content[name]["agg_value"]), key
     assert scores["verbmem/extraction_strength"].value == pytest.approx(0.25)
-    assert scores["mia_min_40"].value == pytest.approx(content["mia_min_k"]["agg_value"])
+    assert scores["mia_min_k"].value == pytest.approx(content["mia_min_k"]["agg_value"])
     assert scores["privleak"].value == -99.0
     # Values for 40% of the tokens say nothing about another share.
-    assert scores["mia_min_5"].value is None
-    assert "has it with share 0.4" in scores["mia_min_5"].reason
+    assert scores["mia_min_5_percent"].value is None
+    assert "has it with share 0.4" in scores["mia_min_5_percent"].reason
 
     exported = export_run(run, tmp_path / "out", role="target", ui=SilentUi())
     assert exported.files[1].name == "MUSE_SUMMARY.json"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Protocol
@@ -20,6 +20,7 @@ from expunge.evaluation.evidence import Evidence
 from expunge.evaluation.harness_tasks import HarnessTask
 from expunge.evaluation.measures import Measure
 from expunge.evaluation.probes import EvaluationSettings, Probe, first_rows
+from expunge.evaluation.standard import forget_measures
 from expunge.evaluation.tables import ANNOTATIONS, ProbeTable
 from expunge.metrics import metrics
 
@@ -37,6 +38,7 @@ __all__ = [
 
 # Packages whose version may move a number.
 _PACKAGES = ("expunge", "torch", "transformers", "numpy", "scipy", "rouge-score")
+FORGET = "forget"
 # Options of aggregates, beside those of metrics.
 _AGGREGATE_OPTIONS = ("margin", "retain_auc", "epsilon")
 
@@ -137,7 +139,8 @@ class Benchmark:
         Raises:
             InputError: There is no such preset.
         """
-        if name is None or name == self.name:
+        name = name or self.name
+        if name == self.name and name not in self.presets:
             return Preset(name=self.name, title=self.title)
         if name not in self.presets:
             known = [self.name, *self.presets]
@@ -152,6 +155,7 @@ class Benchmark:
         preset: str | None = None,
         rows: Mapping[str, int | None] | None = None,
         options: Mapping[str, Any] | None = None,
+        further: Mapping[str, RowSet] | None = None,
     ) -> list[Probe]:
         """The probes for a forget set.
 
@@ -162,6 +166,7 @@ class Benchmark:
             rows: First rows of each probe to use, such as {"retain": 40}; goes before the preset's
                 limits, and None lifts one.
             options: The benchmark's own options; those of metrics may be among them.
+            further: Further sets to forget, by the names given to `with_further`.
 
         Raises:
             InputError: `rows` names a probe that does not exist, an unknown preset, or data that
@@ -175,7 +180,25 @@ class Benchmark:
                 )
         given = {**self.preset(preset).options, **(options or {})}
         own = {name: value for name, value in given.items() if name in self.options}
-        return self.builder(forget, retain, rows=limits, options=own)
+        probes = self.builder(forget, retain, rows=limits, options=own)
+        for name, found in (further or {}).items():
+            probe = Probe(name=name, rows=found, generate=not found.is_text)
+            if self.probes[0] == FORGET:
+                # What the benchmark does with a forget set (wrong answers, cuts) is done here too.
+                probe = self.builder(found, retain, rows={}, options=own)[0]
+            kept = first_rows(probe.rows, limits.get(name))
+            probes.append(replace(probe, name=name, rows=kept))
+        return probes
+
+    def with_further(self, names: Sequence[str]) -> Benchmark:
+        """The benchmark with further sets to forget, each a probe with the measures of forget."""
+        if not names:
+            return self
+        own: Sequence[Measure] = forget_measures()
+        if self.probes[0] == FORGET:
+            own = [measure for measure in self.measures if measure.probe == FORGET]
+        more = [replace(measure, probe=name) for name in names for measure in own]
+        return replace(self, probes=(*self.probes, *names), measures=(*self.measures, *more))
 
     def settings(self, preset: str | None = None, **overrides: Any) -> EvaluationSettings:
         """Evaluation settings of a preset.

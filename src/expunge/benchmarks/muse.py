@@ -116,7 +116,7 @@ def _verbmem(corpus: MuseCorpus, form: str) -> Probe | None:
         continuation=True,
         max_new_tokens=VERBMEM_TOKENS,
         # The limit counts the beginning-of-sequence token, the field does not.
-        reference_tokens=VERBMEM_TOKENS - 1 if form == "muse" else None,
+        reference_tokens=VERBMEM_TOKENS if form == "muse" else None,
     )
 
 
@@ -217,13 +217,17 @@ MEASURES = (
     *(_length(probe) for probe in ("verbmem", "knowmem_forget", "knowmem_retain")),
 )
 
-# Name, metric, options. The share 0.4 is the one of PrivLeak.
-_ATTACKS: tuple[tuple[str, str, Mapping[str, float]], ...] = (
-    *((f"min_{k}", "min_k_score", {"share": k / 100}) for k in (5, 10, 20, 30, 40, 50, 60)),
+# Name, metric, options; the names of other benchmarks stand for the same attacks.
+_Attack = tuple[str, str, Mapping[str, float]]
+_MIN_K: _Attack = ("min_k", "min_k_score", {"share": 0.4})
+"""Min-40%, the attack of PrivLeak."""
+_ATTACKS: tuple[_Attack, ...] = (
+    _MIN_K,
+    *((f"min_{k}_percent", "min_k_score", {"share": k / 100}) for k in (5, 10, 20, 30, 50, 60)),
     ("loss", "loss_score", {}),
     ("zlib", "zlib_score", {}),
-    ("lowercase", "lowercase_ratio_score", {}),
-    ("reference", "reference_ratio_score", {}),
+    ("lowercase_ratio", "lowercase_ratio_score", {}),
+    ("reference_ratio", "reference_ratio_score", {}),
     ("min_k_plus_plus", "min_k_plus_plus_score", {"share": 0.4}),
     ("gradnorm", "gradnorm_score", {}),
 )
@@ -246,13 +250,11 @@ def _auc(name: str, samples: Measure, better: Better) -> Aggregate:
     )
 
 
-_MIN_40 = ("min_40", "min_k_score", {"share": 0.4})
-
 AGGREGATES = (
     Aggregate(
         name="privleak",
         kind="privleak",
-        samples=_attack("privleak_forget", *_MIN_40),
+        samples=_attack("privleak_forget", *_MIN_K),
         against="privleak_holdout",
         better="closer_to_zero",
         unit="percent",
@@ -262,7 +264,7 @@ AGGREGATES = (
         for attack in _ATTACKS
     ),
     # What is to be kept was seen and stays seen: this tells how far such an attack can be trusted.
-    _auc("mia_retain_min_40", _attack("privleak_retain", *_MIN_40), "none"),
+    _auc("mia_retain_min_k", _attack("privleak_retain", *_MIN_K), "none"),
 )
 
 # Of plain text nothing is left out: it has no end token (M-09).

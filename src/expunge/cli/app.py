@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from expunge.cli import exchange, looks, runs, weights
+from expunge.cli import benchmarks, exchange, looks, runs, weights
 from expunge.cli.failures import Verbs
 
 EXAMPLES = {
@@ -53,7 +53,17 @@ EXAMPLES = {
         "expunge evaluate runs/x",
         "expunge evaluate ./model --benchmark tofu --forget tofu:forget10 --role target",
     ],
-    "score": ["expunge score runs/x", "expunge score runs/x --retain-run runs/retain90"],
+    "score": [
+        "expunge score runs/x",
+        "expunge score runs/x --retain-run runs/retain90",
+        "expunge score runs/x options.mean=arithmetic --metric forget/rouge1_f1",
+    ],
+    "run-benchmark": [
+        "expunge run-benchmark",
+        "expunge run-benchmark continual",
+        "expunge run-benchmark continual --method IDK+AP --output runs/continual-idk",
+        "expunge run-benchmark muse --folder ./muse_standin",
+    ],
     "report": ["expunge report runs/x", "expunge report runs/x runs/y --output runs/compared"],
     "import": [
         "expunge import TOFU_EVAL.json --output runs/theirs",
@@ -120,6 +130,7 @@ for _name, _verb in (
     ("unlearn", runs.unlearn),
     ("extrapolate", weights.extrapolate),
     ("evaluate", runs.evaluate),
+    ("run-benchmark", benchmarks.run_benchmark),
     ("score", runs.score),
     ("report", runs.report),
     ("import", exchange.import_file),

@@ -182,8 +182,8 @@ def _two_sets(
     if isinstance(holdout, str):
         if aggregate.against not in evidence.tables:
             return (
-                "no holdout set: an attack needs rows of the same kind that no model has seen "
-                "(evaluation.holdout)"
+                f"no {aggregate.against} set: an attack needs rows of the same kind that no model "
+                "of the run has seen (evaluation.options)"
             )
         return holdout
     return forget, holdout

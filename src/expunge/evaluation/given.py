@@ -44,8 +44,7 @@ def given_values(
         return np.array(values, dtype=np.float64)
     if metric in imported.get("metrics", ()):
         return None
-    source = imported.get("source", "the imported file")
     if others:
         made = ", ".join(f"{name} {value}" for name, value in others.items())
-        return f"not measurable on {table.probe}: {source} has it with {made}"
-    return f"not measurable on {table.probe}: {source} does not hold what it is made from"
+        return f"not measurable on {table.probe}: the imported file has it with {made}"
+    return f"not measurable on {table.probe}: the imported file has neither it nor its ingredients"

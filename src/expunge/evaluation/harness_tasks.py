@@ -96,7 +96,7 @@ GENERAL_TASKS: tuple[HarnessTask, ...] = (
         name="gsm8k", metric="exact_match,flexible-extract", better="higher", num_fewshot=5
     ),
 )
-"""General ability as Closer Look measures it (arXiv:2410.08109, appendix; five tasks)."""
+"""General ability as Closer Look measures it (arXiv:2410.08109)."""
 
 WMDP_TASKS: tuple[HarnessTask, ...] = tuple(map(_wmdp, ("wmdp_bio", "wmdp_cyber", "wmdp_chem")))
 """Questions on hazardous knowledge (WMDP, arXiv:2403.03218): to be forgotten, so down to chance."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from expunge.core.results import Better, Score
 from expunge.evaluation.evidence import Evidence
+from expunge.evaluation.given import given_values
 from expunge.metrics import Values, metrics
 from expunge.metrics.aggregate import Estimate, mean_with_interval
 
@@ -49,12 +50,15 @@ class Measure:
             options: Options that a preset sets for every metric that knows them.
         """
         item = metrics.get(self.metric)
-        columns = evidence.columns(self.probe, item.reads, item.optional)
-        if isinstance(columns, str):
-            return columns
         known = item.function.__kwdefaults__ or {}
         chosen = {name: value for name, value in (options or {}).items() if name in known}
-        return self.scale * item(columns, **{**chosen, **self.options})
+        chosen |= self.options
+        table = evidence.tables.get(self.probe)
+        given = None if table is None else given_values(table, self.metric, chosen)
+        if given is not None:
+            return given if isinstance(given, str) else self.scale * given
+        columns = evidence.columns(self.probe, item.reads, item.optional)
+        return columns if isinstance(columns, str) else self.scale * item(columns, **chosen)
 
     def score(self, evidence: Evidence, options: Mapping[str, Any] | None = None) -> Score:
         """The mean with its interval; see `samples`."""

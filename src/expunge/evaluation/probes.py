@@ -30,10 +30,11 @@ class Probe:
         variants: Score paraphrases and wrong answers too.
         continuation: The question is a text to be continued as it stands: no template, the
             beginning-of-sequence token in front if the tokenizer adds one.
-        max_new_tokens: Most tokens of a generated answer; None: as the settings say.
+        max_new_tokens: Most tokens of a generated answer, goes before the settings; None: as they
+            say.
         cut_at: A generated answer ends before the first of these texts.
         reference_tokens: The true answer is cut to this many tokens before it is scored and
-            compared; None: it is not.
+            compared, a beginning-of-sequence token included; None: it is not.
     """
 
     name: str

@@ -259,12 +259,23 @@ def _encode_row(probe: Probe, row: Row, template: Template, max_length: int | No
     )
 
 
+def encoded_answer(
+    probe: Probe, row: Row, template: Template, settings: EvaluationSettings
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Prompt and true answer of a row as tokens, exactly as `run_probes` scores them."""
+    work = _encode_row(probe, row, template, settings.max_length)
+    return work.prompt, work.answers[0]
+
+
 def _reference(probe: Probe, row: Row, template: Template) -> str:
     """The true answer, cut to the number of tokens that the probe allows."""
     if probe.reference_tokens is None:
         return row.answer
-    kept = text_ids(template.tokenizer, row.answer)[: probe.reference_tokens]
-    return str(template.tokenizer.decode(kept, skip_special_tokens=True))
+    tokenizer = template.tokenizer
+    # MUSE counts the beginning-of-sequence token of a text that is tokenised by itself.
+    ids = [*leading_ids(tokenizer), *text_ids(tokenizer, row.answer)]
+    kept = ids[: probe.reference_tokens]
+    return str(tokenizer.decode(kept, skip_special_tokens=True))
 
 
 def _encode_pair(probe: Probe, row: Row, template: Template, answer: str) -> Encoded:
@@ -352,17 +363,21 @@ def _generate(
         _tell(on_progress, done, len(every), label)
 
 
+def cut_text(text: str, marks: Sequence[str]) -> str:
+    """The text up to the first of the marks in it; all of it if it has none."""
+    return text[: min((place for mark in marks if (place := text.find(mark)) >= 0), default=None)]
+
+
 def _generation_record(
     work: _RowWork, generation: Generation, cut_at: Sequence[str]
 ) -> dict[str, Any]:
-    text = generation.text
-    ends = [place for mark in cut_at if (place := text.find(mark)) >= 0]
+    text = cut_text(generation.text, cut_at)
     return {
         "kind": "generation",
         "index": work.row.index,
-        "text": text[: min(ends)] if ends else text,
+        "text": text,
         "ids": list(generation.token_ids),
-        "finished": generation.finished or bool(ends),
+        "finished": generation.finished or text != generation.text,
     }
 
 

@@ -24,6 +24,7 @@ from expunge.core.files import (
     jsonable,
     read_jsonl,
 )
+from expunge.evaluation.given import GIVEN
 from expunge.evaluation.tables import ProbeTable
 
 MANIFEST = "manifest.json"
@@ -209,6 +210,7 @@ def _to_parquet(table: ProbeTable) -> bytes:
         "answer_gradnorm": pa.float64(),
         "answer_lower_nll": pa.float64(),
     }
+    types |= {name: pa.float64() for name in table.columns if name.startswith(GIVEN)}
     arrays = {
         name: pa.array(list(column), type=types.get(name, pa.string()))
         for name, column in table.columns.items()

@@ -1,5 +1,7 @@
 """Reports from result files: one HTML page per run, comparison tables over several."""
 
+from expunge.report.assessable import NotAssessable, not_assessable, not_assessable_of
+from expunge.report.forget_quality import quality_lines
 from expunge.report.formats import Grid, console_rows, grid, to_csv, to_latex, to_markdown
 from expunge.report.html import render_comparison_html, render_html
 from expunge.report.load import load_report
@@ -11,6 +13,7 @@ __all__ = [
     "Cell",
     "Column",
     "Grid",
+    "NotAssessable",
     "ReportData",
     "Table",
     "TableRow",
@@ -19,6 +22,9 @@ __all__ = [
     "console_rows",
     "grid",
     "load_report",
+    "not_assessable",
+    "not_assessable_of",
+    "quality_lines",
     "render_comparison_html",
     "render_html",
     "table_of",

@@ -65,7 +65,7 @@ class NotAssessable:
         for key in ordered(self.keys):
             probe, name = split_key(key)
             probes.setdefault(metric_label(name), []).append(probe)
-        return ", ".join(_with_sets(label, found) for label, found in probes.items())
+        return "; ".join(_with_sets(label, found) for label, found in probes.items())
 
     def __str__(self) -> str:
         """Question, reason and measures in one sentence."""
@@ -107,8 +107,9 @@ def root_causes(reason: str) -> tuple[str, ...]:
 def _gaps(found: Mapping[str, Mapping[str, list[str]]], models: int) -> Iterator[NotAssessable]:
     for reason, keys in found.items():
         by_roles: dict[tuple[str, ...], list[str]] = {}
-        for key, roles in keys.items():
-            by_roles.setdefault(() if len(roles) == models else tuple(roles), []).append(key)
+        for key, having in keys.items():
+            roles = () if len(having) == models else tuple(having)
+            by_roles.setdefault(roles, []).append(key)
         for roles, same in by_roles.items():
             yield NotAssessable(
                 question=_question(reason), reason=reason, keys=tuple(same), roles=roles

@@ -25,6 +25,8 @@ from expunge.report.habits import generation_habits
 from expunge.report.measures import (
     FORGET_PROBABILITY,
     FORGET_ROUGE,
+    NO_LEAK,
+    STILL_FAMILIAR,
     leak,
     metric_label,
     ordered,
@@ -202,11 +204,10 @@ def _forgetting(data: ReportData) -> Iterator[Finding]:
 
 def _absent(data: ReportData, key: str, name: str, claim: str) -> Iterator[Finding]:
     """A measure that a model has no entry for; one that has, without a value, is among the gaps."""
-    for role in ("unlearned", "target"):
-        if data.score(role, key) is None:
-            why = f"{name}: not measured on the {role} model"
-            yield Finding("not assessed", claim, why)
-            return
+    scores = {role: data.score(role, key) for role in ("unlearned", "target")}
+    if not any(score is not None and score.value is None for score in scores.values()):
+        role = next(role for role, score in scores.items() if score is None)
+        yield Finding("not assessed", claim, f"{name}: not measured on the {role} model")
 
 
 def _was_known(evidence: str, base: Score, target: Score) -> Iterator[Finding]:
@@ -313,7 +314,7 @@ def _sameness(test: KnownTest) -> Iterator[Finding]:
     elif details:
         yield Finding("not shown", "Sameness with the retain model.", details.rstrip("."))
     if test.test.warning:
-        yield Finding("not shown", f"Much by forget quality: {test.test.warning}")
+        yield Finding("not shown", "Much by forget quality.", test.test.warning.rstrip("."))
 
 
 def _compared(test: KnownTest, before: KnownTest | None) -> str:
@@ -347,14 +348,14 @@ def _attacks(data: ReportData) -> Iterator[Finding]:
 
 
 def _attack(found: str, evidence: str, score: Score, retain: Score | None) -> Finding:
-    if found == "no leak detected":
+    if found == NO_LEAK:
         return Finding("shown", "No leak was detected by membership attacks.", evidence)
     if retain is not None and leak(retain) == found and not _apart_either_way(score, retain):
         claim = (
             "Anything by these attacks: they tell the forget set from unseen text on the retain "
             "model as well, which never saw it, so the two sets differ by themselves."
         )
-    elif found.endswith("familiar") and "too" not in found:
+    elif found == STILL_FAMILIAR:
         claim = (
             "That the forget set cannot be recognised: to membership attacks it still looks like "
             "training data, which is a leak."

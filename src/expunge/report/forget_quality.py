@@ -102,7 +102,9 @@ def verdict_text(test: ForgetQuality) -> str:
         return ""
     if test.margin_origin == "retain models":
         return _verdict_by_band(test)
-    origin = "given" if test.margin_origin == "given" else "the default, set options.margin"
+    origin = (
+        "given" if test.margin_origin == "given" else "the default; see evaluation.options.margin"
+    )
     margin = f"the margin of {number(test.margin)} ({origin})"
     if test.verdict == "inside":
         return (
@@ -129,11 +131,11 @@ def _verdict_by_band(test: ForgetQuality) -> str:
     if test.verdict == "inside":
         return f"As close to the retain models as they are to each other: {further}."
     if test.verdict == "outside":
-        rank = test.null_band.num_models + 1 if test.null_band else 3
+        models = len(test.distances) + 1
         return (
-            f"Further from the retain models than they are from each other: {further}. Of {rank} "
-            "retrained models one is the furthest from the others, so with few of them that alone "
-            "is no proof."
+            f"Further from the retain models than they are from each other: {further}. Of {models} "
+            "retrained models one is always the furthest from the others, so with few of them this "
+            "is weak evidence."
         )
     return (
         f"Cannot tell at n = {test.n} whether it is as close to the retain models as they are to "

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from expunge.report.measures import mark
+from expunge.report.differences import RunContrast, chance_note
+from expunge.report.measures import column_label, mark
 from expunge.report.tables import Cell, Column, Footnotes, Table, TableRow, count_text, counts
-from expunge.report.text import DASH, csv_lines, latex_text, markdown_text
+from expunge.report.text import DASH, csv_lines, latex_text, markdown_text, number
 
 CSV_HEADER: Final = (
     "run", "model", "role", "method", "measure", "value", "low", "high", "n", "unscored",
     "unit", "better", "reason", "metric_version", "benchmark", "benchmark_version",
-    "model_fingerprint",
+    "model_fingerprint", "two_sided", "note",
 )  # fmt: skip
 
 
@@ -82,23 +84,67 @@ def _count_cells(shared: tuple[int, int] | None) -> tuple[str, str]:
 def _cell_text(cell: Cell, with_count: bool, footnotes: Footnotes, between: str) -> str:
     if cell.score.value is None:
         return f"{DASH} ({footnotes.number(cell.score.reason or 'no reason was recorded')})"
-    parts = [cell.text, cell.interval, f"({count_text(cell.score)})" if with_count else ""]
+    count = f"({count_text(cell.score)})" if with_count else ""
+    parts = [cell.text, cell.interval, cell.remark, count]
     return between.join(part for part in parts if part)
 
 
 def console_rows(table: Table, *, rows: Literal["models", "measures"] = "measures") -> Grid:
     """The headline measures for a terminal: interval under the value.
 
-    The texts are plain; wrap them in `rich.text.Text`, so that no name is taken for markup.
+    Of several runs the notes also say what differs. The texts are plain; wrap them in
+    `rich.text.Text`, so that no name is taken for markup.
     """
-    return grid(table.headlines(), rows=rows, between="\n")
+    headlines = table.headlines()
+    plain = grid(headlines, rows=rows, between="\n")
+    # The distance D of two runs is compared, not the p-value.
+    keys = {column.key for column in headlines.columns} - {"forget_quality"}
+    lines = [line for contrast in table.contrasts for line in contrast.lines(keys)]
+    chance = chance_note(table.contrasts)
+    return replace(plain, notes=(*plain.notes, *lines, *([chance] if chance else [])))
+
+
+def contrast_grid(contrast: RunContrast) -> Grid:
+    """Differences of two runs as plain text, a measure per row."""
+    first, second = contrast.first, contrast.second
+    headers = ("Measure", "Better", f"{second} minus {first}", "95% interval", "n", second)
+    body = tuple(
+        (
+            column_label(item.key),
+            " ".join(part for part in mark(item.better, item.key) if part),
+            signed(item.difference.value),
+            _interval(item.difference.low, item.difference.high),
+            str(item.difference.n),
+            item.verdict,
+        )
+        for item in contrast.contrasts
+    )
+    notes = tuple(f"Not compared: {reason}." for reason in contrast.reasons)
+    return Grid(headers=headers, rows=body, notes=notes)
+
+
+def signed(value: float) -> str:
+    """A difference with its sign: "+0.120"."""
+    return number(value) if value <= 0 else f"+{number(value)}"
+
+
+def _interval(low: float, high: float) -> str:
+    return "" if math.isnan(low) else f"[{signed(low)}, {signed(high)}]"
 
 
 def to_markdown(table: Table, *, rows: Literal["models", "measures"] = "models") -> str:
-    """GitHub-flavoured Markdown: caption, table, notes."""
-    plain = grid(table, rows=rows)
+    """GitHub-flavoured Markdown: caption, table, notes; then the differences of runs."""
+    lines = [_markdown(table.caption, grid(table, rows=rows))]
+    for contrast in table.contrasts:
+        caption = f"{contrast.second} minus {contrast.first}, by the same questions"
+        lines.append(_markdown(caption, contrast_grid(contrast)))
+    chance = chance_note(table.contrasts)
+    return "\n".join([*lines, *([markdown_text(chance), ""] if chance else [])])
+
+
+def _markdown(caption: str, plain: Grid) -> str:
     lines = [
-        f"**{markdown_text(table.caption)}**",
+        f"**{markdown_text(caption)}**",
         "",
         _piped(plain.headers, markdown_text),
         "|" + " --- |" * len(plain.headers),
@@ -153,6 +199,30 @@ def to_csv(table: Table) -> str:
             rows.append((
                 row.run, row.label, row.role, row.method, column.key, score.value, score.low,
                 score.high, score.n, score.unscored, column.unit, column.better, score.reason,
-                score.metric_version, *origin,
+                score.metric_version, *origin, score.two_sided, score.note,
             ))  # fmt: skip
+    return csv_lines(rows)
+
+
+DIFFERENCES_HEADER: Final = (
+    "first", "second", "measure", "difference", "low", "high", "n", "better", "verdict", "reason",
+)  # fmt: skip
+
+
+def differences_csv(table: Table) -> str:
+    """One line per measure and pair of runs: second minus first, or why it was not compared."""
+    rows: list[Sequence[str | int | float | None]] = [DIFFERENCES_HEADER]
+    for pair in table.contrasts:
+        for item in pair.contrasts:
+            found = item.difference
+            ends = (None, None) if math.isnan(found.low) else (found.low, found.high)
+            rows.append((
+                pair.first, pair.second, item.key, found.value, *ends, found.n, item.better,
+                item.verdict, None,
+            ))  # fmt: skip
+        for reason, keys in pair.left_out.items():
+            rows += [
+                (pair.first, pair.second, key, None, None, None, None, None, None, reason)
+                for key in keys or (None,)
+            ]
     return csv_lines(rows)

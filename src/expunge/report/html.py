@@ -16,9 +16,13 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from expunge.core.files import jsonable
+from expunge.report.assessable import NotAssessable, not_assessable_of
 from expunge.report.curves import loss_curves, other_curves
+from expunge.report.differences import chance_note
 from expunge.report.figure import Figure
 from expunge.report.findings import NO_CERTIFICATE, assumptions, findings
+from expunge.report.forget_quality import quality_lines
+from expunge.report.formats import contrast_grid
 from expunge.report.habits import generation_habits
 from expunge.report.measures import (
     mark,
@@ -57,6 +61,7 @@ _CONTENTS = (
     ("training", "Training"),
     ("generations", "Before and after"),
     ("proxies", "Proxy answers"),
+    ("not-assessed", "Not assessed"),
     ("limits", "Limits"),
     ("settings", "Settings"),
 )
@@ -84,6 +89,7 @@ def render_html(data: ReportData) -> str:
         run=run,
         findings=findings(data),
         keys=list(key_figures(data)),
+        quality=_quality(data),
         contents=[(a, n) for a, n in _CONTENTS if a != "proxies" or data.proxies is not None],
         table=table,
         footnotes=Footnotes(),
@@ -126,7 +132,20 @@ def render_comparison_html(table: Table, reports: Sequence[ReportData]) -> str:
         tradeoff=trade_offs,
         reports=reports,
         no_certificate=NO_CERTIFICATE,
+        contrast_grids=[(c, contrast_grid(c)) for c in table.contrasts],
+        chance=chance_note(table.contrasts),
+        gaps=_gaps(reports),
     )
+
+
+def _gaps(reports: Iterable[ReportData]) -> list[tuple[str, tuple[NotAssessable, ...]]]:
+    """What could not be measured on the models of each run; runs with the same gaps share them."""
+    found: dict[tuple[NotAssessable, ...], list[str]] = {}
+    for report in reports:
+        models = report.models.items()
+        gaps = not_assessable_of({role: m.results for role, m in models if m.results})
+        found.setdefault(gaps, []).append(report.name)
+    return [(", ".join(names), gaps) for gaps, names in found.items() if gaps]
 
 
 def _why(data: ReportData) -> Callable[..., str]:
@@ -149,6 +168,13 @@ def _tradeoff_reason(data: ReportData) -> str:
             if score is not None and score.value is None and score.reason:
                 reasons.append(score.reason.rstrip("."))
     return f"Reasons: {'; '.join(dict.fromkeys(reasons))}." if reasons else ""
+
+
+def _quality(data: ReportData) -> tuple[str, ...]:
+    """The test of the unlearned model in sentences; empty where it has no result."""
+    model = data.models.get("unlearned")
+    test = model.forget_quality if model else None
+    return quality_lines(test) if test is not None and test.p_value is not None else ()
 
 
 def _truth_ratio_reason(data: ReportData) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -56,7 +56,7 @@ def load_report(run_folder: Path | str) -> ReportData:
         manifest=manifest,
         config=config,
         log=_read_log(folder / "log.jsonl", absences) if trained else (),
-        models=_read_models(folder / "evaluation", _retain_run(manifest), absences),
+        models=_read_models(folder / "evaluation", retain_folders(folder, manifest), absences),
         proxies=proxies,
         proxy_making=_read_making(proxy_file, proxies, absences),
         absences=tuple(absences),
@@ -159,17 +159,39 @@ def _floats(values: Mapping[str, Any]) -> dict[str, float]:
     return {key: number for key, value in values.items() if (number := _float(value)) is not None}
 
 
-def _retain_run(manifest: RunManifest | None) -> Path | None:
-    """The run folder that the settings name for the retain model."""
+def retain_folders(folder: Path, manifest: RunManifest | None) -> tuple[Path, ...]:
+    """Evaluation folders of the retain models of a run, whether or not they exist.
+
+    Those of the runs that the settings name, else the run's own. A named file of another project
+    has no folder, and is itself in the result.
+
+    Args:
+        folder: The run folder.
+        manifest: Its description.
+    """
     evaluation = manifest.config.get("evaluation") if manifest else None
     named = evaluation.get("retain_run") if isinstance(evaluation, dict) else None
-    return Path(named) if isinstance(named, str) else None
+    names = [named] if isinstance(named, str) else named if isinstance(named, list | tuple) else []
+    paths = [Path(name) for name in names if isinstance(name, str)]
+    if not paths:
+        return (folder / "evaluation" / "retain",)
+    return tuple(_evaluation_of(path) for path in paths)
+
+
+def _evaluation_of(path: Path) -> Path:
+    """The retain model's folder in a run folder; the path itself where it is that already."""
+    inside = path / "evaluation" / "retain"
+    is_one = path.is_file() or (not inside.is_dir() and any(path.glob("*.parquet")))
+    return path if is_one else inside
 
 
 def _read_models(
-    folder: Path, retain_run: Path | None, absences: list[Absence]
+    folder: Path, retains: Sequence[Path], absences: list[Absence]
 ) -> dict[str, ModelReport]:
-    """Every evaluated model by role, known roles first; the retain model maybe from another run."""
+    """Every evaluated model by role, known roles first; the retain model maybe from another run.
+
+    Of several retain models the first one that is there stands for all of them.
+    """
     found = (
         sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     )
@@ -181,13 +203,19 @@ def _read_models(
     others = [role for role in found if role not in ROLES and not role.startswith(".")]
     roles = [role for role in ROLES if role in found] + others
     models = {role: _read_model(folder / role, role, absences) for role in roles}
-    if retain_run is not None:
-        elsewhere = retain_run / "evaluation" / "retain"
-        if elsewhere.is_dir():
-            models["retain"] = _read_model(elsewhere, "retain", absences)
-        else:
-            why = f"{one_line(retain_run.name, 80)} with its results is not where it was"
+    elsewhere = [path for path in retains if path.parent != folder]
+    for path in elsewhere:
+        if not path.is_dir():
+            name = path.name if path.is_file() else path.parent.parent.name
+            why = (
+                f"{one_line(name, 80)} is a file of another project, not a run"
+                if path.is_file()
+                else f"{one_line(name, 80)} with its results is not where it was"
+            )
             absences.append(Absence(what="retain model", why=why))
+    found_there = [path for path in elsewhere if path.is_dir()]
+    if found_there:
+        models["retain"] = _read_model(found_there[0], "retain", absences)
     return models
 
 

@@ -246,6 +246,12 @@ def metric_label(name: str) -> str:
     return _NAMES.get(name, name.replace("_", " ").capitalize())
 
 
+def column_label(key: str) -> str:
+    """Readable name of a score with the set it is about: "ROUGE-L recall, forget set"."""
+    probe, name = split_key(key)
+    return f"{metric_label(name)}, {probe_label(probe).lower()}" if probe else metric_label(name)
+
+
 def metric_explanation(name: str) -> str:
     """What a metric means, as a clause; "" for one this report does not know."""
     if share := _MIN_K.fullmatch(name):
@@ -288,18 +294,27 @@ def distance_score(test: ForgetQuality) -> Score:
     )
 
 
+NO_LEAK: Final = "no leak detected"
+STILL_FAMILIAR: Final = "leaks: still familiar"
+TOO_UNFAMILIAR: Final = "leaks: too unfamiliar"
+
+_IDEALS: Final[dict[Better, float]] = {"closer_to_half": 0.5, "closer_to_zero": 0.0}
+
+
 def leak(score: Score) -> str:
-    """What a score with two bad sides gives away: "leaks: still familiar"; "" for other scores.
+    """What a score with two bad sides gives away, one of the three above; "" for other scores.
 
     The forget set can be told from unseen text where the 95% interval leaves out the ideal, one
     half for an AUC and 0 for PrivLeak. An attacker who knows that it looks too unfamiliar only has
     to turn the attack round.
     """
+    ideal = _IDEALS.get(score.better)
     if score.value is None or score.two_sided is None or score.low is None or score.high is None:
         return ""
-    ideal = 0.5 if score.better == "closer_to_half" else 0.0
+    if ideal is None:
+        return ""
     if score.low <= ideal <= score.high:
-        return "no leak detected"
+        return NO_LEAK
     # PrivLeak falls, and an AUC rises, as the forget set looks more familiar.
     familiar = (score.value > ideal) == (score.better == "closer_to_half")
-    return f"leaks: {'still familiar' if familiar else 'too unfamiliar'}"
+    return STILL_FAMILIAR if familiar else TOO_UNFAMILIAR

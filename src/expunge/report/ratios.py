@@ -48,7 +48,7 @@ def truth_ratio_figure(data: ReportData) -> Figure | None:
     caption = (
         "Truth ratio: probability of wrong answers over that of the right one, per token. At 1 "
         "(dotted line) both are equally likely; left of it the right answer is preferred. "
-        f"{_distances_in_words(distances, ratios)}"
+        f"{_distances_in_words(distances, ratios)}{_true_distance(data)}"
     )
     return Figure(
         name="truth-ratios",
@@ -163,3 +163,21 @@ def _distances_in_words(
         return "Without truth ratios of a retain model there is no distance D to mark."
     said = [f"{number(d.statistic)} for the {role_label(r).lower()}" for r, d in distances.items()]
     return f"D, the largest vertical distance to the retain model, is {'; '.join(said) or DASH}."
+
+
+def _true_distance(data: ReportData) -> str:
+    """How far the unlearned model may really be, and which of several retain models is drawn."""
+    model = data.models.get("unlearned")
+    test = model.forget_quality if model else None
+    if test is None or test.low is None or test.high is None:
+        return ""
+    words = (
+        f" Over all questions that might be asked, the unlearned model's true distance is between "
+        f"{number(test.low)} and {number(test.high)} (95%)."
+    )
+    if len(test.distances) > 1:
+        words += (
+            f" The first of {len(test.distances)} retain models is drawn; the test is that against "
+            f"the one at the median distance, D = {number(test.statistic)}."
+        )
+    return words

@@ -8,13 +8,13 @@ from typing import Final
 
 from expunge.core.fingerprint import fingerprint
 from expunge.core.results import Better, Score
+from expunge.report.differences import RunContrast, compare_runs
 from expunge.report.measures import (
     DISTANCE_KEY,
+    column_label,
     distance_score,
-    metric_label,
+    leak,
     ordered,
-    probe_label,
-    split_key,
 )
 from expunge.report.model import ROLES, ModelReport, ReportData
 from expunge.report.text import (
@@ -36,6 +36,18 @@ HEADLINES: Final = (
 )
 """The measures of a table that must fit on a page; CSV and HTML always have all."""
 
+MORE_HEADLINES: Final = (
+    "forget_efficacy",
+    "privleak",
+    "mia_min_k",
+    "verbmem/rouge_l_f1",
+    "knowmem_forget/rouge_l_f1",
+    "knowmem_retain/rouge_l_f1",
+)
+"""Measures that such a table has as well where a model has a value for them."""
+
+_KEPT_WITHOUT_VALUE: Final = ("model_utility", "forget_quality", DISTANCE_KEY)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
@@ -54,10 +66,7 @@ class Column:
     @property
     def label(self) -> str:
         """Readable name with the set it is about: "ROUGE-L recall, forget set"."""
-        probe, name = split_key(self.key)
-        return (
-            f"{metric_label(name)}, {probe_label(probe).lower()}" if probe else metric_label(name)
-        )
+        return column_label(self.key)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +90,11 @@ class Cell:
             return ""
         low, high = number(self.score.low, self.digits), number(self.score.high, self.digits)
         return f"[{low}, {high}]"
+
+    @property
+    def remark(self) -> str:
+        """What the value gives away, whichever side of its ideal it is on; "" for most."""
+        return leak(self.score)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,38 +127,36 @@ class Table:
         columns: The measures.
         rows: The models, in the order of their roles.
         notes: What a reader must know before comparing numbers.
+        contrasts: The unlearned models compared question by question, where there are several.
     """
 
     caption: str
     columns: tuple[Column, ...]
     rows: tuple[TableRow, ...]
     notes: tuple[str, ...] = ()
+    contrasts: tuple[RunContrast, ...] = ()
 
     def headlines(self) -> Table:
         """The table with the most important measures only; unchanged when it has none of them."""
-        chosen = tuple(column for column in self.columns if column.key in HEADLINES)
+        chosen = tuple(
+            column
+            for column in self.columns
+            if column.key in HEADLINES or (column.key in MORE_HEADLINES and self._has(column))
+        )
         return replace(self, columns=chosen or self.columns)
 
     def measured(self) -> Table:
-        """The table without measures of a set that no model has a value for; notes name them.
+        """The table without measures that no model has a value for.
 
-        Aggregates stay, since a reader looks for them.
+        What stands behind them is told by reason, see `expunge.report.assessable`. Model utility
+        and forget quality stay, since a reader looks for them.
         """
-        missing: dict[tuple[str, str], list[str]] = {}
-        columns = []
-        for column in self.columns:
-            scores = [row.cells[column.key].score for row in self.rows]
-            if "/" not in column.key or any(score.value is not None for score in scores):
-                columns.append(column)
-            else:
-                reason = next((score.reason for score in scores if score.reason), "no reason")
-                probe, name = split_key(column.key)
-                missing.setdefault((probe, reason), []).append(metric_label(name))
-        notes = [
-            f"Not measured on the {probe_label(probe).lower()}: {listing(names)} ({reason})."
-            for (probe, reason), names in missing.items()
-        ]
-        return replace(self, columns=tuple(columns), notes=(*self.notes, *notes))
+        columns = [c for c in self.columns if c.key in _KEPT_WITHOUT_VALUE or self._has(c)]
+        return replace(self, columns=tuple(columns))
+
+    def _has(self, column: Column) -> bool:
+        """Whether any model has a value for the measure."""
+        return any(row.cells[column.key].score.value is not None for row in self.rows)
 
 
 class Footnotes:
@@ -177,7 +189,8 @@ def table_of(data: ReportData) -> Table:
 def compare_reports(reports: Sequence[ReportData]) -> Table:
     """The unlearned models of several runs and the base, target and retain models behind them.
 
-    A model that several runs share, with equal scores, has one row.
+    A model that several runs share, with equal scores, has one row. The unlearned model of every
+    run is compared with that of the first one, question by question.
     """
     shared: dict[tuple[str, str], list[tuple[ReportData, ModelReport]]] = {}
     for position, report in enumerate(reports):
@@ -201,7 +214,13 @@ def compare_reports(reports: Sequence[ReportData]) -> Table:
     ]  # fmt: skip
     caption = f"Comparison of {listing([one_line(report.name) for report in reports])}"
     notes = _comparability(reports)
-    return Table(caption=caption, columns=columns, rows=tuple(table_rows), notes=notes)
+    return Table(
+        caption=caption,
+        columns=columns,
+        rows=tuple(table_rows),
+        notes=notes,
+        contrasts=compare_runs(reports),
+    )
 
 
 _SHARED: Final = ("base", "target", "retain")
@@ -304,7 +323,7 @@ def _cell(model: ModelReport, key: str) -> Cell:
         score = Score(n=0, reason=why)
     if key == "forget_quality" and score.value is not None:
         return Cell(score=score, text=probability(score.value, test.log10_p if test else None))
-    digits = 1 if score.unit == "tokens" else 3
+    digits = 1 if score.unit in ("tokens", "percent") or score.unit.endswith("x 100") else 3
     return Cell(score=score, text=number(score.value, digits), digits=digits)
 
 

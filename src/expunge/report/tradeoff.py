@@ -115,7 +115,8 @@ def _by_distance(points: Sequence[Point]) -> Figure:
     distances = [point.test.distance if point.test else 0.0 for point in points]
     sizes = {(point.test.n, point.test.m) for point in points if point.test}
     smallest = smallest_detectable(*next(iter(sizes))) if len(sizes) == 1 else None
-    highest = max([*distances, smallest or 0.0, 0.1]) * 1.12
+    ends = [p.test.test.high or 0.0 for p in points if p.test]
+    highest = min(max([*distances, *ends, smallest or 0.0, 0.1]) * 1.12, 1.12)
     caption = "Up: closer to the retain model. Right: more of what should stay is kept."
     shapes, labels = _retain_rules(points), []
     if smallest is not None:
@@ -123,6 +124,11 @@ def _by_distance(points: Sequence[Point]) -> Figure:
         caption += "a difference at this n."
         shapes.append(rule(y=smallest, dash="dash"))
         labels.append(_level_label(smallest, f"D = {number(smallest)}"))
+    bands = {p.test.test.null_band.highest for p in points if p.test and p.test.test.null_band}
+    if len(bands) == 1:
+        band = next(iter(bands))
+        caption += f" Dotted: D = {number(band)}, the largest between two retain models."
+        shapes.append(rule(y=band, dash="dot"))
     return Figure(
         name="tradeoff-d",
         title="By distance D",
@@ -130,7 +136,14 @@ def _by_distance(points: Sequence[Point]) -> Figure:
         caption=caption + _legend(points),
         height=HEIGHT,
         spec={
-            "data": _traces(points, distances, [1 - d / highest for d in distances]),
+            "data": [
+                trace | _distance_bars(point)
+                for point, trace in zip(
+                    points,
+                    _traces(points, distances, [1 - d / highest for d in distances]),
+                    strict=True,
+                )
+            ],
             "layout": {
                 "xaxis": _utility_axis(points),
                 "yaxis": axis("KS distance D (0 on top)", range=[highest, -0.06 * highest]),
@@ -205,6 +218,16 @@ def _trace(point: Point, height: float) -> dict[str, Any]:
             "width": 4,
         }
     return trace
+
+
+def _distance_bars(point: Point) -> dict[str, Any]:
+    """The 95% interval of the true distance as bars; nothing where it is not known."""
+    test = point.test.test if point.test else None
+    if test is None or test.statistic is None or test.low is None or test.high is None:
+        return {}
+    bars = {"type": "data", "symmetric": False, "thickness": 1, "width": 4}
+    up, down = test.high - test.statistic, test.statistic - test.low
+    return {"error_y": bars | {"array": [up], "arrayminus": [down]}}
 
 
 def _labels_below(points: Sequence[Point], up: Sequence[float]) -> list[bool]:

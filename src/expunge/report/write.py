@@ -7,7 +7,7 @@ from pathlib import Path
 
 from expunge.core.files import atomic_write_text
 from expunge.report.findings import NO_CERTIFICATE, assumptions, findings
-from expunge.report.formats import to_csv, to_latex, to_markdown
+from expunge.report.formats import differences_csv, to_csv, to_latex, to_markdown
 from expunge.report.html import render_comparison_html, render_html
 from expunge.report.load import load_report
 from expunge.report.model import ReportData
@@ -47,6 +47,8 @@ def compare(runs: Sequence[Path | str]) -> Table:
 def write_comparison(runs: Sequence[Path | str], output: Path | str) -> Path:
     """Write comparison.html, .md, .csv and .tex of several runs; returns the path of the page.
 
+    What differs, question by question, is in the first two and in comparison_differences.csv.
+
     Args:
         runs: The run folders.
         output: Folder to write into.
@@ -58,6 +60,7 @@ def write_comparison(runs: Sequence[Path | str], output: Path | str) -> Path:
     reports = [load_report(run) for run in runs]
     table, folder = compare_reports(reports), Path(output)
     atomic_write_text(folder / "comparison.csv", to_csv(table))
+    atomic_write_text(folder / "comparison_differences.csv", differences_csv(table))
     atomic_write_text(folder / "comparison.md", to_markdown(table.headlines()))
     atomic_write_text(folder / "comparison.tex", to_latex(table.headlines()))
     page = folder / "comparison.html"
@@ -76,6 +79,7 @@ def render_markdown(data: ReportData) -> str:
         "## Models",
         "Value and 95% bootstrap interval over questions.",
         to_markdown(table_of(data).measured(), rows="measures"),
+        *_section("Could not be measured", map(str, found.gaps)),
         *_section("Not assessed", map(str, found.not_assessed)),
         *_section("Limits of this run", assumptions(data)),
         *_section("Missing", [f"No {absence.what}: {absence.why}." for absence in data.absences]),

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from expunge.core.errors import InputError, MissingExtraError, did_you_mean
+from expunge.core.errors import InputError, did_you_mean
 from expunge.run.arithmetic import plan_batches, training_arguments
 from expunge.run.check_data import Findings
 from expunge.run.config import RunConfig
@@ -303,18 +303,19 @@ def _check_retain_runs(found: Findings, paths: Sequence[str]) -> None:
 
 
 def _check_harness(found: Findings, evaluation: EvaluationConfig) -> None:
-    names = [name for name in evaluation.harness.tasks if name != "benchmark"]
     if not evaluation.harness.tasks:
         return
     from expunge.evaluation.harness import check_tasks
+    from expunge.run.evaluating import wanted_tasks
 
     try:
-        problems = check_tasks(names, include_path=evaluation.harness.include_path)
-    except MissingExtraError as error:
+        tasks = wanted_tasks(found.config)
+        problems = check_tasks(tasks, include_path=evaluation.harness.include_path)
+    except InputError as error:  # an unknown benchmark, or the extra is not installed
         found.add("evaluation.harness.tasks", error)
         return
     for problem in problems:
-        found.add("evaluation.harness.tasks", problem.message)
+        found.add(f"evaluation.harness.tasks {problem.where}".rstrip(), problem.message)
 
 
 def check_output(found: Findings) -> None:

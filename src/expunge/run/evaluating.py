@@ -20,8 +20,10 @@ from expunge.evaluation import (
     run_probes,
 )
 from expunge.evaluation.evidence import Evidence
+from expunge.evaluation.harness_tasks import HarnessTask, harness_task, tasks_for
 from expunge.evaluation.measures import Measure
 from expunge.metrics import metrics
+from expunge.run.check_data import load_source
 from expunge.run.config import RunConfig
 from expunge.run.folder import RunFolder
 
@@ -50,7 +52,8 @@ def run_benchmark(config: RunConfig) -> Benchmark:
     name = config.benchmark()
     if name is None:
         raise InputError(Problem(where="evaluation", message="is null; nothing is measured"))
-    return benchmarks.get(name)
+    assert config.evaluation is not None, "a name comes with a section"
+    return benchmarks.get(name).with_further(tuple(config.evaluation.also))
 
 
 def run_settings(config: RunConfig) -> EvaluationSettings:
@@ -67,8 +70,14 @@ def run_probes_of(config: RunConfig, forget: RowSet, retain: RowSet | None) -> l
     """The probes of a run."""
     section = config.evaluation
     assert section is not None, "checked by run_benchmark"
+    further = {name: load_source(source, name) for name, source in section.also.items()}
     return run_benchmark(config).build_probes(
-        forget, retain, preset=section.preset, rows=section.rows, options=section.options
+        forget,
+        retain,
+        preset=section.preset,
+        rows=section.rows,
+        options=section.options,
+        further=further,
     )
 
 
@@ -141,7 +150,7 @@ def score_run(
         InputError: Nothing is stored.
     """
     from expunge.run.annotating import Annotator
-    from expunge.run.imported import with_imported
+    from expunge.run.imported import stored_tables, with_imported
 
     benchmark = run_benchmark(config)
     section = config.evaluation
@@ -156,7 +165,7 @@ def score_run(
         )
     annotator = Annotator(config, benchmark, ui)
     tables = {
-        role: annotator.complete(folder, role, EvaluationStore(folder.evaluation / role).load())
+        role: annotator.complete(folder, role, stored_tables(folder.evaluation / role))
         for role in roles
     }
     retains = retain_tables(config, folder)
@@ -231,6 +240,19 @@ def metric_table(
     return ["metric", *tables, "n", "good direction"], rows
 
 
+def wanted_tasks(config: RunConfig) -> list[HarnessTask]:
+    """Tasks of lm-evaluation-harness that a run asks for, each once."""
+    section = config.evaluation
+    if section is None:
+        return []
+    found: dict[str, HarnessTask] = {}
+    for name in section.harness.tasks:
+        own = tasks_for(run_benchmark(config).harness, section.options)
+        for task in own if name == "benchmark" else [harness_task(name)]:
+            found.setdefault(task.key, task)
+    return list(found.values())
+
+
 def load_extra(folder: Path) -> dict[str, Score]:
     """Scores that came from the model itself and not from its tables."""
     path = folder / EXTRA
@@ -244,7 +266,8 @@ def save_extra(folder: Path, scores: Mapping[str, Score]) -> None:
 
 def stored(folder: RunFolder, role: str) -> bool:
     """Whether tables of a role are in the run folder."""
-    return (folder.evaluation / role / "manifest.json").is_file()
+    names = ("manifest.json", "imported.json")
+    return any((folder.evaluation / role / name).is_file() for name in names)
 
 
 def _model_name(folder: RunFolder, role: str) -> str:

@@ -217,7 +217,7 @@ def _forget_source(split: str, found: Imported) -> str:
 def _check_free(folder: RunFolder, role: str) -> None:
     """Nothing that was measured here is overwritten; an earlier import is."""
     place = folder.evaluation / role
-    if place.exists() and not (place / IMPORTED).is_file():
+    if any(place.glob("*")) and not (place / IMPORTED).is_file():
         message = (
             f"holds an evaluation of the {role} model that was made here. "
             "Choose another --role or another folder"

@@ -393,12 +393,12 @@ def _read_log(name: str, log: Mapping[str, Any], probe: str, found: _Found) -> N
         )
     for metric, key in _LOG_OVERLAPS.items():
         read = _picked(key)
-        cells = {row: read(value) for row, value in by_row.get(key, {}).items()}
-        found.add(probe, GIVEN + metric, cells)
+        numbers = {row: read(value) for row, value in by_row.get(key, {}).items()}
+        found.add(probe, GIVEN + metric, numbers)
     texts = by_row.get("generated_text", {})
     for position, column in enumerate(("question", "generation", "answer")):
-        cells = {row: _text_at(value, position) for row, value in texts.items()}
-        found.add(probe, column, cells)
+        words = {row: _text_at(value, position) for row, value in texts.items()}
+        found.add(probe, column, words)
 
 
 def _log_rows(column: Any, indices: Any) -> Iterator[tuple[int, Any]]:

@@ -99,12 +99,15 @@ def forget_job(
     settings: TrainSettings,
     pad_token_id: int,
     dtype: str = "float32",
+    reference: PreTrainedModel | None = None,
     callbacks: Sequence[Callback] = (),
     checkpoint_root: Path | None = None,
     key: str = "",
     accelerator: Any = None,
 ) -> Forgotten:
     """Unlearn and return the model without adapter, post-processed, in `dtype`.
+
+    `reference` is the model that reference values come from, by default the start model.
 
     Raises:
         InputError: The method needs texts that are not there, or settings do not go together.
@@ -137,6 +140,7 @@ def forget_job(
         _plan(streams, settings),
         settings.arguments,
         pad_token_id=pad_token_id,
+        reference=reference,
         update=method.sharpness,
         budget=settings.budget,
         callbacks=callbacks,
@@ -203,10 +207,13 @@ def unlearning_key(
     model_fingerprint: str,
     template_fingerprint: str,
     precision: str,
+    reference_fingerprint: str | None = None,
 ) -> str:
     """Fingerprint of everything that determines an unlearned model."""
+    other = {} if reference_fingerprint is None else {"reference": reference_fingerprint}
     return fingerprint(
         {
+            **other,
             "method": describe(method),
             "data": inputs.fingerprint(),
             "settings": settings.as_plain(),

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from expunge.core.results import Score
-from expunge.evaluation import EvaluationStore
+from expunge.evaluation import EvaluationStore, Probe
+from expunge.evaluation.answers import AnswerJob, score_answers
 from expunge.evaluation.gradnorm import LabelledTokens, gradient_norms
-from expunge.evaluation.judges.fluency import FluencyModel, mean_nlls
+from expunge.evaluation.runner import encoded_answer
 from expunge.models.tensors import update_distance
 from expunge.run.evaluating import (
     ROLES,
@@ -19,12 +22,14 @@ from expunge.run.evaluating import (
     run_probes_of,
     run_settings,
     save_extra,
+    wanted_tasks,
 )
 
 if TYPE_CHECKING:
     from expunge.run.pipelines import Context
 
 UPDATE_DISTANCE = "update_distance"
+HARNESS = "harness.json"
 
 
 def evaluate_roles(context: Context, models: Mapping[str, str]) -> None:
@@ -71,6 +76,7 @@ def _measure(context: Context, role: str, path: str, target: str | None) -> None
 def _gradient_norms(context: Context, model: Any, folder: Path) -> None:
     """The size of every row's gradient, for the attack of that name; one backward pass per row."""
     column = "answer_gradnorm"
+    settings = run_settings(context.config)
     probes = {
         probe.name: probe for probe in run_probes_of(context.config, context.forget, context.retain)
     }
@@ -79,24 +85,39 @@ def _gradient_norms(context: Context, model: Any, folder: Path) -> None:
         if table is None or column in table:
             continue
         samples = [
-            LabelledTokens(*context.template.encode(row.messages, row.answer))
+            LabelledTokens(*encoded_answer(probes[name], row, context.template, settings))
             for row in probes[name].rows
         ]
         norms = gradient_norms(model, samples, parameters="all", on_progress=context.ui.progress)
-        origin = {"pass": "gradient norm", "p": 2.0}
+        origin = {"pass": "gradient norm", "p": 2.0, "drop_last": True, "parameters": "all"}
         EvaluationStore(folder).annotate(name, {column: norms}, {column: origin})
 
 
 def _lower_case(context: Context, model: Any, folder: Path) -> None:
-    """The loss on lower-cased texts, for the attack PPL/lower."""
+    """The loss on lower-cased texts, for the attack PPL/lower of MUSE."""
     column = "answer_lower_nll"
-    judge = FluencyModel(model, context.tokenizer)
+    settings = run_settings(context.config)
+    probes = _probes(context)
     for name in _probes_with(context, column):
         table = EvaluationStore(folder).load().get(name)
-        if table is not None and column not in table:
-            nlls = mean_nlls(judge, [text.lower() for text in table["answer"]])
-            origin = {"pass": "lower-cased text"}
-            EvaluationStore(folder).annotate(name, {column: nlls}, {column: origin})
+        if table is None or column in table:
+            continue
+        probe = replace(probes[name], variants=False)
+        lowered = [replace(row, answer=row.answer.lower()) for row in probe.rows]
+        encoded = [encoded_answer(probe, row, context.template, settings) for row in lowered]
+        jobs = [AnswerJob(prompt, (answer,)) for prompt, answer in encoded]
+        nlls = [math.nan] * len(jobs)
+        for batch in score_answers(model, jobs, batch_tokens=settings.batch_tokens):
+            for position, (scores,) in batch:
+                if scores.logps:
+                    nlls[position] = -math.fsum(scores.logps) / len(scores.logps)
+        origin = {"pass": "lower-cased text"}
+        EvaluationStore(folder).annotate(name, {column: nlls}, {column: origin})
+
+
+def _probes(context: Context) -> dict[str, Probe]:
+    found = run_probes_of(context.config, context.forget, context.retain)
+    return {probe.name: probe for probe in found}
 
 
 def _probes_with(context: Context, column: str) -> list[str]:
@@ -107,17 +128,13 @@ def _probes_with(context: Context, column: str) -> list[str]:
 
 
 def _harness(context: Context, model: Any, folder: Path) -> None:
-    """Tasks of lm-evaluation-harness that have no score yet."""
+    """Tasks of lm-evaluation-harness that have no score yet; what failed is tried again."""
     section = context.config.evaluation
     assert section is not None, "asked only for runs with an evaluation"
     chosen = section.harness
-    benchmark = run_benchmark(context.config)
-    tasks: list[Any] = []
-    for name in chosen.tasks:
-        tasks += benchmark.harness if name == "benchmark" else [name]
-    known = load_extra(folder)
-    missing = [task for task in tasks if _harness_key(task) not in known]
-    if not missing:
+    known = {key for key, score in load_extra(folder).items() if score.value is not None}
+    tasks = [task for task in wanted_tasks(context.config) if task.key not in known]
+    if not tasks:
         return
     from expunge.evaluation.harness import run_harness
 
@@ -125,10 +142,10 @@ def _harness(context: Context, model: Any, folder: Path) -> None:
         context.ui.note(f"{key}: {score.value if score.value is not None else score.reason}")
         save_extra(folder, {key: score})
 
-    run_harness(
+    results = run_harness(
         model,
         context.tokenizer,
-        missing,
+        tasks,
         limit=chosen.limit,
         num_fewshot=chosen.num_fewshot,
         batch_size=chosen.batch_size or "auto",
@@ -137,12 +154,7 @@ def _harness(context: Context, model: Any, folder: Path) -> None:
         add_bos=chosen.add_bos,
         on_task=keep,
     )
-
-
-def _harness_key(task: Any) -> str:
-    from expunge.evaluation.harness_tasks import harness_task
-
-    return harness_task(task).key
+    results.save(folder / HARNESS)
 
 
 def _update_distance(folder: Path, target: str, path: str) -> None:

@@ -213,9 +213,13 @@ def finetuned(context: Context, role: str) -> Path:
         raise InputError(
             Problem(where="finetune", message="needs a finetune section and a retain set")
         )
-    rows = context.retain
-    if role == "target":
+    given = section.target_data if role == "target" else section.retain_data
+    if given is not None:
+        rows = load_source(given, role)
+    elif role == "target":
         rows = union(context.forget, context.retain, name="target")
+    else:
+        rows = context.retain
     settings = context.settings(section.training, section.lora)
     key = learning_key(
         rows,
@@ -303,6 +307,7 @@ def unlearned(context: Context, target: str) -> Path:
     context.log.method = method_summary(method)
     inputs = unlearning_inputs(context, method)
     settings = context.settings(config.training, config.lora)
+    other = config.training.reference
     key = unlearning_key(
         method,
         inputs,
@@ -310,6 +315,7 @@ def unlearned(context: Context, target: str) -> Path:
         model_fingerprint=model_fingerprint(target),
         template_fingerprint=context.template.fingerprint(),
         precision=f"{config.training.precision}/{config.model.dtype}",
+        reference_fingerprint=None if other is None else model_fingerprint(other),
     )
     folder = context.folder
     if folder.finished_key() == key:
@@ -335,6 +341,7 @@ def unlearned(context: Context, target: str) -> Path:
             settings=settings,
             pad_token_id=context.pad_token_id,
             dtype=config.model.dtype,
+            reference=None if other is None else context.load(other, dtype, training=True),
             callbacks=callbacks,
             checkpoint_root=folder.checkpoints,
             key=key,
@@ -587,6 +594,8 @@ def report(runs: Sequence[Path], *, output: Path | None, ui: Ui) -> Path:
         table = compare(runs)
         shown = console_rows(table)
         ui.table(table.caption, shown.headers, shown.rows)
+        for text in shown.notes:
+            ui.note(text)
     ui.note(f"Report: {path}")
     return path
 
@@ -594,19 +603,44 @@ def report(runs: Sequence[Path], *, output: Path | None, ui: Ui) -> Path:
 # The main job -----------------------------------------------------------------------------------
 
 
-def demo(ui: Ui, *, config: RunConfig) -> Path:
-    """Everything from the base model to the report: targets, proxies, unlearning, evaluation."""
-    started = time.monotonic()
+def run_all(
+    config: RunConfig, ui: Ui, *, target: str | None = None, retain: str | None = None
+) -> Path:
+    """Everything from the first model to the report: what `unlearn` does, and the texts it needs.
+
+    Args:
+        config: The run.
+        ui: Where progress goes.
+        target: Model to start from; None: as the configuration says.
+        retain: Retain model to compare with; None: as the configuration says.
+    """
     context = Context(config, ui)
     with context.log.running():
         models = starting_models(context)
-        if config.method is not None and "proxy" in method_of(config.method).streams:
+        if target is not None:
+            models["target"] = target
+        if retain is not None:
+            models["retain"] = retain
+            context.note_model("retain", retain)
+        method = None if config.method is None else method_of(config.method)
+        if method is not None and "proxy" in method.streams:
             written_proxies(context)
+        if method is not None and method.needs_alternates:
+            written_alternates(context)
         models["unlearned"] = str(unlearned(context, models["target"]))
-        evaluate_roles(context, models)
+        if config.evaluation is not None:
+            evaluate_roles(context, models)
     if context.is_main:
         finish(context)
-        minutes = (time.monotonic() - started) / 60
-        peak = (peak_memory_bytes() or 0) / 2**30
-        ui.note(f"Took {minutes:.1f} minutes; peak memory {peak:.2f} GiB.")
+    context.accelerator.wait_for_everyone()
     return context.folder.path
+
+
+def demo(ui: Ui, *, config: RunConfig) -> Path:
+    """Everything from the base model to the report: targets, proxies, unlearning, evaluation."""
+    started = time.monotonic()
+    folder = run_all(config, ui)
+    minutes = (time.monotonic() - started) / 60
+    peak = (peak_memory_bytes() or 0) / 2**30
+    ui.note(f"Took {minutes:.1f} minutes; peak memory {peak:.2f} GiB.")
+    return folder

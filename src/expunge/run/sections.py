@@ -311,6 +311,11 @@ class TrainingConfig(Section):
         "bfloat16; bfloat16: everything, least memory, but updates below about 1/256 of a "
         "weight are rounded away.",
     )
+    reference: str | None = Field(
+        default=None,
+        description="Model that reference log-probabilities and states come from, for successive "
+        "requests that keep the very first one; null: the model that unlearning starts from.",
+    )
     report_to: Annotated[
         tuple[Literal["tensorboard", "wandb", "mlflow"], ...],
         Field(strict=False),
@@ -366,12 +371,57 @@ class BudgetConfig(Section):
     )
 
 
+class FactsConfig(Section):
+    """Generated facts of the related-knowledge experiment (UIPE)."""
+
+    num_facts: int = Field(default=20, ge=1, description="Target facts.")
+    num_related: int = Field(
+        default=3, ge=1, le=10, description="Related facts of each, which together imply it."
+    )
+    strength: Literal["strict", "weak"] = Field(
+        default="strict",
+        description="strict: the related facts imply the target; weak: they make it likely.",
+    )
+
+
 class FinetuneConfig(Section):
     """How the target model (forget + retain) and the retain model (retain only) are made."""
 
     training: TrainingConfig = Field(default=TrainingConfig(), description="As in training below.")
     lora: LoraConfig | None = Field(
         default=None, description="Adapters during fine-tuning; null: all weights are trained."
+    )
+    target_data: DataSource | None = Field(
+        default=None, description="Rows of the target model; null: forget and retain set."
+    )
+    retain_data: DataSource | None = Field(
+        default=None, description="Rows of the retain model; null: the retain set."
+    )
+
+
+class ScenarioConfig(Section):
+    """Several requests instead of one, for: expunge run-benchmark."""
+
+    requests: Annotated[tuple[DataSource, ...], Field(strict=False)] = Field(
+        default=(), description="Forget sets, in the order in which they are requested."
+    )
+    start: Literal["previous", "target"] = Field(
+        default="previous",
+        description="Where a request starts from. previous: the model of the request before "
+        "(continual unlearning, sustainability); target: the target model each time (scalability).",
+    )
+    pending: Literal["retain", "leave_out"] = Field(
+        default="retain",
+        description="Rows of later requests: part of the retain set until their turn comes, as in "
+        "Closer Look, or left out.",
+    )
+    reference: Literal["refreshed", "fixed"] = Field(
+        default="refreshed",
+        description="Model of reference values. refreshed: where the request starts from; fixed: "
+        "the first target model throughout (fix_ref_model).",
+    )
+    facts: FactsConfig | None = Field(
+        default=None, description="Generated facts, for the related-knowledge experiment."
     )
 
 
@@ -544,6 +594,11 @@ class EvaluationConfig(Section):
         default={},
         description="Options of the benchmark, such as {folder: muse}, and of its metrics, such as "
         "{mean: arithmetic}; they go before the preset's.",
+    )
+    also: dict[str, DataSource] = Field(
+        default={},
+        description="Further sets to forget that are measured as well, by name, such as earlier "
+        "requests.",
     )
     rows: dict[str, Annotated[int, Field(ge=1)] | None] = Field(
         default={},

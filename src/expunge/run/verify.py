@@ -15,8 +15,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from expunge.benchmarks.muse import CUT_AT
 from expunge.core.errors import InputError, Problem
 from expunge.data.golden import check_data_case
+from expunge.evaluation.runner import cut_text
 from expunge.methods import parse
 from expunge.metrics.golden import (
     NOT_SUPPORTED,
@@ -316,12 +318,21 @@ def _data_results(
             label = f"{source} [{number}] {case['group']}"
             differences = check_data_case(case, header)
             if differences is not None:
-                yield _result(path, label, differences)
+                yield _result(path, label, differences + _cut_differences(case))
                 if not has_metrics(case["group"]):
                     continue
             for checked in check_metric_group(case, header, _MODELS):
                 name = f"{label}: {checked.name.removeprefix(case['group'] + ': ')}"
                 yield from _from_golden(path, [[checked._replace(name=name)]])
+
+
+def _cut_differences(case: Mapping[str, Any]) -> list[str]:
+    """What is left of a stored raw generation of MUSE, cut at the marks of its benchmark."""
+    if "raw_generation" not in case:
+        return []
+    raw, expected = case["raw_generation"], case["history"][0]["response"]
+    found = cut_text(raw, CUT_AT)
+    return [] if found == expected else [f"response: {found!r} instead of {expected!r}"]
 
 
 _CHECKS: list[Callable[[Path, dict[str, Any]], Iterator[CaseResult] | None]] = [

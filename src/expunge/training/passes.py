@@ -86,6 +86,7 @@ class Passes:
         reads: frozenset[str] = frozenset(),
         positions: Positions = "labels",
         index: Sequence[int] | None = None,
+        model: nn.Module | None = None,
     ) -> list[Tensor]:
         """Apply `extract` to the outputs of every row of a fixed stream: one tensor each, in order.
 
@@ -97,17 +98,19 @@ class Passes:
             reads: Fields to fill.
             positions: Logit positions to keep.
             index: Rows to run; all if None.
+            model: Another model than the one that trains.
         """
         stored = self.streams.fixed(stream)
         examples = stored if index is None else [stored[i] for i in index]
         ordered = sorted(examples, key=lambda example: len(example.input_ids))
         batches = _by_tokens(ordered, self.batch_tokens)
         found: list[tuple[int, Tensor]] = []
-        with inference(self.model):
+        chosen = self.model if model is None else model
+        with inference(chosen):
             for batch in batches[self.accelerator.process_index :: self.accelerator.num_processes]:
                 rows = collate(batch, pad_token_id=self.pad_token_id).to(self.accelerator.device)
                 request = StreamRequest(rows=rows, reads=reads, positions=positions)
-                outputs = self.forward(self.model, {stream: request})[stream]
+                outputs = self.forward(chosen, {stream: request})[stream]
                 values = [value.detach().cpu() for value in extract(outputs)]
                 found += list(zip(rows.index.tolist(), values, strict=True))
         gathered = dict(gather_objects(self.accelerator, found))

@@ -48,7 +48,8 @@ class Reference:
     Attributes:
         sources: Where each stream's values come from.
         tables: Log-probabilities of the labelled tokens of every row, per stream.
-        frozen: A copy of the start model, only if some source asks for one.
+        frozen: A copy of the start model, only if some source asks for one; or the model that is to
+            be the reference instead.
     """
 
     sources: Mapping[str, Source]
@@ -56,8 +57,8 @@ class Reference:
     frozen: nn.Module | None = None
 
     def freeze(self, model: nn.Module) -> None:
-        """Copy the start model if some stream needs a copy."""
-        if "frozen_copy" in self.sources.values():
+        """Copy the start model if some stream needs a copy and no other model takes its place."""
+        if "frozen_copy" in self.sources.values() and self.frozen is None:
             self.frozen = copy.deepcopy(model).eval().requires_grad_(False)
 
     def complete(

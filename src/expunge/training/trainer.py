@@ -80,6 +80,7 @@ class Trainer:
         plan: Which rows meet in which step.
         arguments: How the parameters move.
         pad_token_id: Filling of short rows.
+        reference: Model that reference values come from; the model itself, as it is now, if None.
         update: Options of a sharpness-aware update; plain gradients without.
         budget: Utility budget, for `arguments.stop_at`.
         callbacks: Hooks; see `Callback`.
@@ -98,6 +99,7 @@ class Trainer:
         arguments: TrainingArguments,
         *,
         pad_token_id: int,
+        reference: nn.Module | None = None,
         update: SharpnessOptions | None = None,
         budget: Budget | None = None,
         callbacks: Sequence[Callback] = (),
@@ -136,7 +138,12 @@ class Trainer:
                 options, self.state.entanglement, plan, self.passes
             )
         self.reference = Reference(
-            sources=reference_sources(objective, peft=is_peft(model), fixed=streams.fixed_names)
+            sources=reference_sources(
+                objective,
+                peft=is_peft(model) and reference is None,
+                fixed=streams.fixed_names,
+            ),
+            frozen=None if reference is None else self._frozen(reference),
         )
         self.runner = StepRunner(
             objective=objective,
@@ -214,7 +221,9 @@ class Trainer:
         self.reference.freeze(self.model)
         for stream, source in self.reference.sources.items():
             if source == "table":
-                self.reference.tables[stream] = self.passes.over(stream, _labelled_logps)
+                self.reference.tables[stream] = self.passes.over(
+                    stream, _labelled_logps, model=self.reference.frozen
+                )
         if self.entanglement is not None:
             self.entanglement.start()
         proxy = self.objective.proxy
@@ -228,6 +237,9 @@ class Trainer:
             self.runner.initial_proxies = torch.stack(values)
         if self.arguments.stop_at:
             self.stop_rule = StopRule(self.arguments.stop_at, self.passes, self.model, self.budget)
+
+    def _frozen(self, reference: nn.Module) -> nn.Module:
+        return reference.to(self.accelerator.device).eval().requires_grad_(False)
 
     def _proxy_values(self, out: TokenOutputs) -> Tensor:
         """Values of proxy rows under the start model, which is its own reference, [B]."""

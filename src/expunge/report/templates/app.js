@@ -23,6 +23,7 @@
       if (trace.line) trace.line.color = colour;
       trace.marker = { ...trace.marker, color: colour };
       if (trace.error_x) trace.error_x.color = colour;
+      if (trace.error_y) trace.error_y.color = colour;
       trace.textfont = { color: variable("--text") };
     }
     for (const [name, axis] of Object.entries(layout)) {
