@@ -156,6 +156,7 @@ class Study:
         probes = [replace(forget, generate=False), replace(retain, generate=False, variants=False)]
         self.probe(model, probes, folder)
         model.save_pretrained(models)
+        self.tokenizer.save_pretrained(models)
         atomic_write_text(folder / "facts.json", json.dumps({"seconds": seconds}) + "\n")
         _say(name, seconds)
 
@@ -223,13 +224,14 @@ def run_all(study: Study, part: int, parts: int) -> None:
         if i % parts == part and not study.done(name):
             model = load_model(study.reference(name), dtype="bfloat16")
             study.measure(name, model, method=name, seed=0)
-    mine = [method for i, method in enumerate(METHODS) if i % parts == part]
-    searched = [method for method in METHODS if "EGU" not in method]
-    for i, (method, rate) in enumerate((m, rate) for m in searched for rate in RATES):
+    losses = [method for method in METHODS if "EGU" not in method]
+    for i, (method, rate) in enumerate((m, rate) for m in losses for rate in RATES):
         if i % parts == part:
             study.search(method, rate)
-    for seed in range(study.seeds):
-        for method in mine:
+    wrapped = [method for method in METHODS if "EGU" in method]
+    jobs = [(m, seed) for group in (losses, wrapped) for seed in range(study.seeds) for m in group]
+    for i, (method, seed) in enumerate(jobs):
+        if i % parts == part:
             study.final(method, seed)
 
 

@@ -16,8 +16,10 @@ from typing import Any
 
 import pytest
 from fabricated_run import HOSTILE, RunBuilder
+from fabricated_scenario import ScenarioBuilder
 
 from expunge.report import write_comparison, write_report
+from expunge.report.scenario import write_scenario_report
 from expunge.report.text import visible
 
 pytestmark = pytest.mark.browser
@@ -118,6 +120,13 @@ def opened_comparison(browser: Any, tmp_path_factory: pytest.TempPathFactory) ->
     return _open(browser, write_comparison([run.build() for run in runs], root / "compared"))
 
 
+@pytest.fixture(scope="module")
+def opened_scenario(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> View:
+    folder = tmp_path_factory.mktemp("runs") / "requests"
+    hostile = {"title": HOSTILE["image"], "name": HOSTILE["script"]}
+    return _open(browser, write_scenario_report(ScenarioBuilder(folder=folder, **hostile).build()))
+
+
 @pytest.fixture
 def report(opened_report: View) -> Iterator[View]:
     opened_report.shape()
@@ -130,6 +139,13 @@ def comparison(opened_comparison: View) -> Iterator[View]:
     opened_comparison.shape()
     yield opened_comparison
     assert opened_comparison.incidents == []
+
+
+@pytest.fixture
+def scenario(opened_scenario: View) -> Iterator[View]:
+    opened_scenario.shape()
+    yield opened_scenario
+    assert opened_scenario.incidents == []
 
 
 def test_plots_are_drawn(report: View) -> None:
@@ -178,7 +194,7 @@ def test_hover_texts_show_markup_as_text(comparison: View) -> None:
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-@pytest.mark.parametrize("which", ["report", "comparison"])
+@pytest.mark.parametrize("which", ["report", "comparison", "scenario"])
 def test_nothing_sticks_out(request: pytest.FixtureRequest, which: str, width: int) -> None:
     view: View = request.getfixturevalue(which)
     view.shape(width=width)
@@ -197,6 +213,17 @@ def test_a_comparison_has_a_point_per_model(comparison: View) -> None:
     for plot in ("#plot-tradeoff-p", "#plot-tradeoff-d"):
         assert comparison.count(f"{plot} .scatterlayer .trace") == 5
         assert comparison.texts(f"{plot} .textpoint") == ["1", "2", "3", "4", "5"]
+
+
+def test_requests_have_a_panel_each(scenario: View) -> None:
+    for plot in ("#plot-requests-probability", "#plot-requests-rouge-l-recall"):
+        assert scenario.count(f"{plot} .subplot") == 3
+        titles = scenario.texts(f"{plot} .annotation-text")
+        assert all(HOSTILE["image"][:20] in title for title in titles)
+        assert scenario.count(f"{plot} :is({MARKUP})") == 0
+    assert scenario.count("#plot-over-time .subplot") == 2
+    own = scenario.page.locator("#plot-requests-probability .xy .trace path.point")
+    assert own.count() == 4  # before it, and after each of three
 
 
 def test_dark_light_and_paper(report: View) -> None:

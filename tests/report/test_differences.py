@@ -224,7 +224,7 @@ def test_why_two_runs_cannot_be_compared(
     break_it(runs[1] / "evaluation/unlearned")
     found = contrast(*runs)
     assert found.contrasts == ()
-    assert any(reason in line for line in found.lines(()))
+    assert any(reason in line for line in found.lines)
 
 
 def test_without_a_retain_model_only_what_needs_it_is_left_out(runs: Sequence[Path]) -> None:

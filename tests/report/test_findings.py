@@ -241,7 +241,7 @@ def test_several_retain_models_are_listed_and_the_few_questions_warned_about() -
     lines = quality_lines(judged("cannot tell", **fields))
     assert lines[0].startswith("Forget quality: p = 0.400, D = 0.050")
     assert "as close to the retain models as they are to each other" in lines[1]
-    assert lines[-1].startswith("N = 40 is below 100")
+    assert lines[-1].startswith("Few questions: n = 40 is below 100")
     assert quality_lines(ForgetQuality(reason="no retain model.")) == (
         "Forget quality is absent: no retain model.",
     )

@@ -14,6 +14,7 @@ from fabricated_run import LEVELS, NUM_FORGET, RunBuilder, rewrite
 
 from expunge.core.errors import InputError
 from expunge.report import load_report, write_report
+from expunge.report.load import retain_folders
 
 Make = Callable[..., Path]
 
@@ -153,3 +154,25 @@ def test_half_characters_in_json_do_not_stop_the_report(make_run: Make) -> None:
     line = json.dumps({"question": "q", "answer": "a", "proxy_answer": "\ud800"})
     (folder / "proxies.jsonl").write_text(line + "\n")
     assert "\ufffd" in write_report(folder).read_text(encoding="utf-8")
+
+
+def test_of_several_retain_models_the_first_that_is_there_is_shown(
+    make_run: Make, tmp_path: Path
+) -> None:
+    one, two = make_run("one"), make_run("two")
+    foreign = tmp_path / "TOFU_EVAL.json"
+    foreign.write_text("{}")
+    folder = make_run(roles=("target", "unlearned"))
+    names = [str(tmp_path / "gone"), str(foreign), str(two), str(one / "evaluation" / "retain")]
+    rewrite(folder / "run.json", lambda m: m["config"]["evaluation"].update(retain_run=names))
+    data = load_report(folder)
+    assert data.table("retain", "forget") is not None
+    assert [absence.why for absence in data.absences] == [
+        "gone with its results is not where it was",
+        "TOFU_EVAL.json is a file of another project, not a run",
+    ]
+    assert retain_folders(folder, data.manifest)[2:] == (
+        two / "evaluation" / "retain",
+        one / "evaluation" / "retain",
+    )
+    assert retain_folders(folder, None) == (folder / "evaluation" / "retain",)

@@ -20,8 +20,8 @@ _LACKS = {
     "nli_reference_first": "no entailment classifier has read the answers (evaluation.nli)",
     "clean_probability": "no gibberish classifier is named (evaluation.gibberish)",
     "generation_base_nll": "no base model has read the answers (evaluation.fluency)",
-    "answer_gradnorm": "gradient norms are a pass of their own (evaluation.gradnorm)",
-    "answer_lower_nll": "lower-cased texts were not scored (evaluation.lowercase)",
+    "answer_gradnorm": "gradient norms are a pass of their own (evaluation.passes)",
+    "answer_lower_nll": "lower-cased texts are a pass of their own (evaluation.passes)",
 }
 
 _NO_MODEL = {

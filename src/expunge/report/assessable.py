@@ -25,7 +25,7 @@ _QUESTIONS: Final = (
     ("encoder", "Whether answers still say the same in other words"),
     ("entailment", "Whether answers follow from the truth, or the truth from them"),
     ("gibberish", "Whether a classifier takes the answers for language"),
-    ("base model", "Whether the answers are fluent to a model that was not changed"),
+    ("base model was evaluated", "What a model that knew nothing of these data would tell"),
     ("fluency", "Whether the answers are fluent to a model that was not changed"),
     ("gradient", "Whether an attack by gradients can tell the forget set"),
     ("lower-cased", "Whether an attack by lower-cased text can tell the forget set"),

@@ -86,8 +86,13 @@ class RunContrast:
     contrasts: tuple[Contrast, ...] = ()
     left_out: Mapping[str, tuple[str, ...]]
 
-    def lines(self, keys: Collection[str]) -> tuple[str, ...]:
-        """The comparison in a few sentences: what is higher, lower, not distinguishable.
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The comparison in a few sentences: what is higher, lower, not distinguishable."""
+        return self.lines_of({*(item.key for item in self.contrasts), *self._missing})
+
+    def lines_of(self, keys: Collection[str]) -> tuple[str, ...]:
+        """The same with some of the measures by name.
 
         Args:
             keys: The measures to name; of the others only the number is given.
@@ -105,6 +110,10 @@ class RunContrast:
             for reason, missing in self.left_out.items()
         ]
         return tuple(lines)
+
+    @property
+    def _missing(self) -> tuple[str, ...]:
+        return tuple(key for keys in self.left_out.values() for key in keys)
 
     @property
     def reasons(self) -> tuple[str, ...]:

@@ -92,7 +92,8 @@ def quality_lines(test: ForgetQuality) -> tuple[str, ...]:
         f"Forget quality: p = {probability(test.p_value, test.log10_p)}, "
         f"D = {number(test.statistic)}{_span(test.low, test.high)} at n = {test.n}."
     )
-    lines = [first, verdict_text(test), band_text(test), _sentence(test.warning)]
+    lines = [first, verdict_text(test), band_text(test)]
+    lines += [f"Few questions: {test.warning}"] if test.warning else []
     return tuple(line for line in lines if line)
 
 
@@ -170,7 +171,3 @@ def _span(low: float | None, high: float | None) -> str:
         return ""
     # No-break spaces keep a value and its interval on one line.
     return f"\u00a0[{number(low)},\u00a0{number(high)}]"
-
-
-def _sentence(text: str | None) -> str:
-    return "" if text is None else f"{text[0].upper()}{text[1:]}"

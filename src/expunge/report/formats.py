@@ -99,7 +99,7 @@ def console_rows(table: Table, *, rows: Literal["models", "measures"] = "measure
     plain = grid(headlines, rows=rows, between="\n")
     # The distance D of two runs is compared, not the p-value.
     keys = {column.key for column in headlines.columns} - {"forget_quality"}
-    lines = [line for contrast in table.contrasts for line in contrast.lines(keys)]
+    lines = [line for contrast in table.contrasts for line in contrast.lines_of(keys)]
     chance = chance_note(table.contrasts)
     return replace(plain, notes=(*plain.notes, *lines, *([chance] if chance else [])))
 
@@ -107,7 +107,7 @@ def console_rows(table: Table, *, rows: Literal["models", "measures"] = "measure
 def contrast_grid(contrast: RunContrast) -> Grid:
     """Differences of two runs as plain text, a measure per row."""
     first, second = contrast.first, contrast.second
-    headers = ("Measure", "Better", f"{second} minus {first}", "95% interval", "n", second)
+    headers = ("Measure", "Better", f"{second} minus {first}", "95% interval", "n", "Verdict")
     body = tuple(
         (
             column_label(item.key),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -10,7 +11,7 @@ from urllib.parse import quote
 from expunge.core.files import atomic_write_text
 from expunge.core.results import Better, Record, Score
 from expunge.core.scenario import ScenarioRecord
-from expunge.report.differences import RunContrast, chance_note, compare_runs
+from expunge.report.differences import chance_note, compare_runs
 from expunge.report.findings import NO_CERTIFICATE
 from expunge.report.formats import contrast_grid, to_csv, to_markdown
 from expunge.report.html import _render as render_page
@@ -34,6 +35,7 @@ from expunge.report.scenario_values import (
 from expunge.report.scenario_words import (
     BY_CHANCE,
     Return,
+    arm_statements,
     quality_statements,
     returns,
     statements,
@@ -167,13 +169,14 @@ def _write_arms(scenario: Scenario) -> Path:
     contrasts = compare_runs(reports)
     chance = chance_note(contrasts)
     figures = arm_figures(scenario, shown)
-    said = [line for contrast in contrasts for line in contrast.lines]
+    said = arm_statements(contrasts)
     page = render_page(
         "arms.html.jinja",
         title=f"Arms: {scenario.record.name}",
         figures=figures,
         scenario=scenario,
         summary=summary(scenario, ()),
+        statements=said,
         arm_figures=figures,
         table=shown,
         footnotes=Footnotes(),
@@ -182,7 +185,7 @@ def _write_arms(scenario: Scenario) -> Path:
         pages=_pages(scenario.stages),
         no_certificate=NO_CERTIFICATE,
     )
-    markdown = _arms_markdown(scenario, shown, contrasts)
+    markdown = _arms_markdown(scenario, replace(shown, contrasts=contrasts), said)
     return _write(scenario, page, markdown, to_csv(table), _results(scenario, table, said))
 
 
@@ -310,13 +313,12 @@ def _requests_markdown(
     return _document([*parts, *_ending(scenario)])
 
 
-def _arms_markdown(scenario: Scenario, table: Table, contrasts: Sequence[RunContrast]) -> str:
+def _arms_markdown(scenario: Scenario, table: Table, said: Sequence[str]) -> str:
     parts = [
         f"# Arms: {markdown_text(scenario.record.name)}",
         markdown_text(summary(scenario, ())),
+        *_listed("What differs", said),
         *(["## Models", to_markdown(table, rows="measures")] if table.rows else []),
-        *_listed("Differences", [line for each in contrasts for line in each.lines]),
-        *([markdown_text(chance)] if (chance := chance_note(contrasts)) else []),
     ]
     return _document([*parts, *_ending(scenario)])
 

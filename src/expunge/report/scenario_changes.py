@@ -8,8 +8,8 @@ they must not overlap, which finds less.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -18,11 +18,12 @@ from expunge.benchmarks import Benchmark, benchmarks
 from expunge.core.errors import InputError
 from expunge.core.results import Better, Record, Score, Value
 from expunge.evaluation.evidence import Evidence, not_comparable
-from expunge.evaluation.measures import Measure
 from expunge.evaluation.store import EvaluationStore
+from expunge.evaluation.tables import ProbeTable
 from expunge.metrics import Values
 from expunge.metrics.compare import FEWEST_ROWS, compare_harmonic_means, compare_means
-from expunge.report.scenario_values import FORGET, RequestRow, Scenario, StageReport
+from expunge.report.measures import split_key
+from expunge.report.scenario_values import FORGET, MAIN_MEASURES, RequestRow, Scenario, StageReport
 
 Verdict = Literal["higher", "lower", "not distinguishable", "too few questions", "not compared"]
 
@@ -72,21 +73,23 @@ class Place:
 
 @dataclass(frozen=True, kw_only=True)
 class _Samples:
-    """The per-sample tables of one model.
+    """Values of single questions of one model.
 
     Attributes:
         benchmark: The benchmark, with a probe for every request.
-        evidence: The tables.
         options: What they are scored with.
+        tables: Which questions they are about, by probe, without what the model answered.
+        values: By key; a text says why there are none.
     """
 
     benchmark: Benchmark
-    evidence: Evidence
     options: dict[str, Any]
+    tables: Mapping[str, ProbeTable]
+    values: Mapping[str, Values | str]
 
 
 class Changes:
-    """Compares models of a scenario; each model's tables are read once.
+    """Compares models of a scenario; the tables of each are read once and not kept.
 
     Args:
         scenario: The scenario.
@@ -98,7 +101,7 @@ class Changes:
         self._samples = functools.cache(self._read)
 
     def of_request(self, row: RequestRow, name: str, t: int) -> Change:
-        """A measure of a request's rows after request `t` compared with right after its own.
+        """A main measure of a request's rows after request `t` compared with right after its own.
 
         Args:
             row: The request.
@@ -110,23 +113,28 @@ class Changes:
         if own.score.value is None:
             own = Place(stage=self.scenario.stages[row.stage.position], role="target", key=asked)
         later = Place(stage=self.scenario.stages[t - 1], role="unlearned", key=asked)
-        return self.between(own, later)
+        keys = [f"{probe}/{each}" for probe in (FORGET, *self._names) for each in MAIN_MEASURES]
+        return self._between(own, later, tuple(keys))
 
-    def between(self, first: Place, second: Place) -> Change:
-        """Second minus first."""
+    def of_kept(self, first: Place, second: Place) -> Change:
+        """A score over sets that should stay, second minus first."""
+        return self._between(first, second, (first.key,))
+
+    def _between(self, first: Place, second: Place, keys: tuple[str, ...]) -> Change:
         if first.score.value is None or second.score.value is None:
             return Change(reason=first.score.reason or second.score.reason)
-        sides = [self._samples(each.stage.position, each.role) for each in (first, second)]
-        if reason := next((side for side in sides if isinstance(side, str)), ""):
-            return _by_intervals(first.score, second.score, reason)
-        one, other = (side for side in sides if not isinstance(side, str))
+        one, other = (
+            self._samples(each.stage.position, each.role, keys) for each in (first, second)
+        )
+        if isinstance(one, str) or isinstance(other, str):
+            return _by_intervals(first.score, second.score, one if isinstance(one, str) else other)
         if one.benchmark.name != other.benchmark.name or one.options != other.options:
             return Change(reason="the two models were not scored in the same way")
         found = _by_questions(one, first.key, other, second.key)
         return _by_intervals(first.score, second.score, found) if isinstance(found, str) else found
 
-    def _read(self, position: int, role: str) -> _Samples | str:
-        """The tables of a model, or why they cannot be used."""
+    def _read(self, position: int, role: str, keys: tuple[str, ...]) -> _Samples | str:
+        """The values of a model, or why there are none. An aggregate stands for its measures."""
         stage = self.scenario.stages[position - 1]
         model = stage.model(role)
         if stage.report is None or model is None or model.results is None:
@@ -141,55 +149,67 @@ class Changes:
             tables = EvaluationStore(stage.report.folder / "evaluation" / role).load()
         except InputError:
             return f"the answers of {stage.label} are not stored"
-        options = results.settings.get("metric_options")
+        benchmark = benchmark.with_further(self._names)
+        given = results.settings.get("metric_options")
+        options = dict(given) if isinstance(given, dict) else {}
+        wanted = {part for key in keys for part in _parts(benchmark, key)}
+        evidence = Evidence(tables=tables)
         return _Samples(
-            benchmark=benchmark.with_further(self._names),
-            evidence=Evidence(tables=tables),
-            options=dict(options) if isinstance(options, dict) else {},
+            benchmark=benchmark,
+            options=options,
+            tables={probe: _without_answers(table) for probe, table in tables.items()},
+            values={
+                measure.key: measure.samples(evidence, options)
+                for measure in benchmark.measures
+                if measure.key in wanted and measure.probe in tables
+            },
         )
+
+
+def _parts(benchmark: Benchmark, key: str) -> tuple[str, ...]:
+    """Keys of the measures that a harmonic mean is made of; any other key stands for itself."""
+    for item in benchmark.aggregates:
+        if item.name == key and item.kind == "harmonic_mean":
+            return item.over
+    return (key,)
+
+
+def _without_answers(table: ProbeTable) -> ProbeTable:
+    columns = {name: table[name] for name in ("question", "answer") if name in table}
+    return replace(table, columns=columns)
 
 
 def _by_questions(one: _Samples, key: str, other: _Samples, other_key: str) -> Change | str:
     """Question by question, or why that cannot be."""
-    for item in one.benchmark.aggregates:
-        if item.name == key == other_key and item.kind == "harmonic_mean":
-            return _means_of_means(one, other, item.over)
-    measures = {measure.key: measure for measure in one.benchmark.measures}
-    pair = _pair(one, measures.get(key), other, measures.get(other_key))
-    return pair if isinstance(pair, str) else _change(compare_means, *pair)
-
-
-def _pair(
-    one: _Samples, measure: Measure | None, other: _Samples, other_measure: Measure | None
-) -> tuple[Values, Values] | str:
-    """The samples of both sides, or why they cannot be paired."""
-    if measure is None or other_measure is None:
-        return "no values of single questions are stored"
-    tables = [one.evidence.table(measure.probe), other.evidence.table(other_measure.probe)]
-    for table in tables:
-        if isinstance(table, str):
-            return table
-    early, late = (table for table in tables if not isinstance(table, str))
-    if reason := not_comparable(late, early, "earlier"):
-        return reason
-    values = measure.samples(one.evidence, one.options)
-    other_values = other_measure.samples(other.evidence, other.options)
-    if isinstance(values, str):
-        return values
-    return other_values if isinstance(other_values, str) else (values, other_values)
-
-
-def _means_of_means(one: _Samples, other: _Samples, keys: Sequence[str]) -> Change | str:
-    measures = {measure.key: measure for measure in one.benchmark.measures}
+    parts, other_parts = _parts(one.benchmark, key), _parts(other.benchmark, other_key)
     sides: tuple[dict[str, list[Values]], dict[str, list[Values]]] = ({}, {})
-    for key in keys:
-        pair = _pair(one, measures[key], other, measures[key])
+    for part, other_part in zip(parts, other_parts, strict=True):
+        pair = _pair(one, part, other, other_part)
         if isinstance(pair, str):
             return pair
         for side, values in zip(sides, pair, strict=True):
-            side.setdefault(measures[key].probe, []).append(values)
+            side.setdefault(split_key(part)[0], []).append(values)
+    if parts == (key,):
+        (first,), (second,) = ([*side.values()][0] for side in sides)
+        return _change(compare_means, first, second)
     columns = [{probe: np.stack(v, axis=1) for probe, v in side.items()} for side in sides]
     return _change(compare_harmonic_means, *columns)
+
+
+def _pair(one: _Samples, key: str, other: _Samples, other_key: str) -> tuple[Values, Values] | str:
+    """The values of both sides, or why they cannot be paired."""
+    early, late = (
+        side.tables.get(split_key(each)[0]) for side, each in ((one, key), (other, other_key))
+    )
+    if early is None or late is None:
+        return "not all answers are stored"
+    if reason := not_comparable(late, early, "earlier"):
+        return reason
+    unknown = "no values of single questions are stored"
+    values, others = one.values.get(key, unknown), other.values.get(other_key, unknown)
+    if isinstance(values, str):
+        return values
+    return others if isinstance(others, str) else (values, others)
 
 
 def _change(compare: Callable[..., Any], first: Any, second: Any) -> Change:

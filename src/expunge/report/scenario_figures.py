@@ -13,7 +13,13 @@ from typing import Any, Final
 from expunge.core.results import Score
 from expunge.report.figure import Figure, axis, safe
 from expunge.report.measures import DISTANCE_KEY, column_label, metric_label, probe_label
-from expunge.report.scenario_values import Matrix, RequestRow, Scenario
+from expunge.report.scenario_values import (
+    ARM_MEASURES,
+    FORGET_PROBES,
+    Matrix,
+    RequestRow,
+    Scenario,
+)
 from expunge.report.tables import Table, TableRow
 from expunge.report.text import number, one_line
 
@@ -40,7 +46,6 @@ OVER_TIME: Final = (
 )
 """What has a panel in the figure over time, where it was measured."""
 
-FORGET_PROBES: Final = ("forget", "target", "related", "reconstruction")
 ARM_ROLES: Final = ("target", "unlearned")
 
 Trace = dict[str, Any]
@@ -275,7 +280,7 @@ def arm_figures(scenario: Scenario, table: Table) -> list[Figure]:
         table: `arms_table` of them, rows of target and unlearned models.
     """
     figures = []
-    for name in ("rouge_l_recall", "probability"):
+    for name in ARM_MEASURES:
         keys = [
             f"{probe}/{name}"
             for probe in FORGET_PROBES

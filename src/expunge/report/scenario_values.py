@@ -5,18 +5,17 @@ A run folder that is missing or not finished leaves holes with a reason, never a
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from expunge.core.errors import InputError
-from expunge.core.results import Better, Score
+from expunge.core.results import Better, ModelResults, R, RunManifest, Score, load_record
 from expunge.core.scenario import ScenarioRecord, Stage, load_scenario
-from expunge.report.load import load_report
+from expunge.report.load import retain_folders
 from expunge.report.measures import ordered, split_key
-from expunge.report.model import ModelReport, ReportData, role_label
+from expunge.report.model import ROLES, ModelReport, ReportData, role_label
 from expunge.report.tables import Cell, Column, Table, TableRow, table_of
 from expunge.report.text import DASH, number, one_line
 
@@ -25,6 +24,12 @@ FORGET: Final = "forget"
 
 MAIN_MEASURES: Final = ("probability", "rouge_l_recall", "truth_ratio", "extraction_strength")
 """What the page shows of every request; the files beside it have all."""
+
+FORGET_PROBES: Final = (FORGET, "target", "related", "reconstruction")
+"""Probes of an arm that ask for what was to be forgotten, by whatever way."""
+
+ARM_MEASURES: Final = ("rouge_l_recall", "probability")
+"""What is drawn and said of them."""
 
 TITLE_LIMIT: Final = 60
 
@@ -184,19 +189,52 @@ def _read_stage(folder: Path, stage: Stage, position: int, *, is_request: bool) 
     run = folder / stage.folder
     name = f"request {position}" if is_request else f"arm {one_line(stage.name, 40)}"
     name += f" ({one_line(stage.title, TITLE_LIMIT)})"
-    report: ReportData | None = None
-    missing = f"{name} has not been run"
-    with contextlib.suppress(InputError):
-        report = load_report(run)
-        missing = _unfinished(report, name)
+    report = _read_run(run)
     return StageReport(
         position=position,
         stage=stage,
         is_request=is_request,
         report=report,
-        missing=missing,
+        missing=f"{name} has not been run" if report is None else _unfinished(report, name),
         has_page=(run / "report.html").is_file(),
     )
+
+
+def _read_run(folder: Path) -> ReportData | None:
+    """What a run's folder says, without the texts and tables of its own report; None: not run."""
+    manifest = _record(RunManifest, folder / "run.json")
+    places = {role: (folder / "evaluation" / role,) for role in ROLES}
+    found = {
+        role: results
+        for role, folders in (places | {"retain": retain_folders(folder, manifest)}).items()
+        for results in [_first_results(folders)]
+        if results is not None
+    }
+    if manifest is None and not found:
+        return None
+    return ReportData(
+        folder=folder,
+        name=manifest.name if manifest else folder.name,
+        manifest=manifest,
+        models={role: ModelReport(role=role, results=results) for role, results in found.items()},
+    )
+
+
+def _first_results(folders: Iterable[Path]) -> ModelResults | None:
+    """Of several retain models the first one that has results stands for all of them."""
+    for folder in folders:
+        results = _record(ModelResults, folder / "results.json")
+        if results is not None:
+            return results
+    return None
+
+
+def _record(kind: type[R], path: Path) -> R | None:
+    """A record, or None where it is missing or damaged."""
+    try:
+        return load_record(kind, path)
+    except (InputError, OSError):
+        return None
 
 
 def _unfinished(report: ReportData, name: str) -> str:

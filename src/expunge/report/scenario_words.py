@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from expunge.core.results import Score
+from expunge.report.differences import RunContrast
 from expunge.report.forget_quality import quality_lines
 from expunge.report.formats import signed
 from expunge.report.measures import column_label, metric_label
 from expunge.report.scenario_changes import Change, Changes, Place, in_words
 from expunge.report.scenario_values import (
+    ARM_MEASURES,
+    FORGET_PROBES,
     MAIN_MEASURES,
     Matrix,
     RequestRow,
@@ -62,7 +65,7 @@ class Return:
 
 
 def returns(scenario: Scenario, found: Sequence[Matrix], changes: Changes) -> list[Return]:
-    """Every value after a later request, compared with the one right after its own."""
+    """Every later value of the main measures, compared with the one right after the request."""
     if not scenario.is_continual:
         return []
     return [
@@ -74,17 +77,15 @@ def returns(scenario: Scenario, found: Sequence[Matrix], changes: Changes) -> li
             change=changes.of_request(row, matrix.name, t),
         )
         for matrix in found
+        if matrix.name in MAIN_MEASURES
         for row in matrix.rows
         for t, score in row.later
     ]
 
 
 def latest(found: Sequence[Return]) -> list[Return]:
-    """Of every measure and request the last comparison, the main measures alone."""
-    last: dict[tuple[str, int], Return] = {}
-    for each in found:
-        if each.matrix.name in MAIN_MEASURES:
-            last[each.matrix.name, each.row.stage.position] = each
+    """Of every measure and request the last comparison."""
+    last = {(each.matrix.name, each.row.stage.position): each for each in found}
     return list(last.values())
 
 
@@ -184,7 +185,7 @@ def _utility(first: StageReport, last: StageReport, changes: Changes) -> Iterato
         end = Place(stage=last, role="unlearned", key=key)
         if start.score.value is None or end.score.value is None:
             continue
-        change = changes.between(start, end)
+        change = changes.of_kept(start, end)
         verdict = change.verdict
         if verdict == "not distinguishable":
             verdict_text = f"not distinguishable at n = {change.n}"
@@ -195,6 +196,20 @@ def _utility(first: StageReport, last: StageReport, changes: Changes) -> Iterato
             f"{number(start.score.value)} before {first.label}{_difference(change)}."
         )
         return
+
+
+def arm_statements(contrasts: Sequence[RunContrast]) -> tuple[str, ...]:
+    """How the arms differ in what they still say of what was to be forgotten."""
+    keys = [f"{probe}/{name}" for probe in FORGET_PROBES for name in ARM_MEASURES]
+    return tuple(
+        f"{column_label(item.key)}: {contrast.second} against {contrast.first}: {item.verdict}, "
+        f"{signed(item.difference.value)} by the same {count(item.difference.n, 'question')}."
+        for contrast in contrasts
+        for item in sorted(
+            (each for each in contrast.contrasts if each.key in keys),
+            key=lambda each: keys.index(each.key),
+        )
+    )
 
 
 def _changing(scenario: Scenario) -> Iterator[str]:

@@ -70,6 +70,8 @@ def run_probes_of(config: RunConfig, forget: RowSet, retain: RowSet | None) -> l
     """The probes of a run."""
     section = config.evaluation
     assert section is not None, "checked by run_benchmark"
+    if section.retain is not None:
+        retain = load_source(section.retain, "retain")
     further = {name: load_source(source, name) for name, source in section.also.items()}
     return run_benchmark(config).build_probes(
         forget,

@@ -42,12 +42,13 @@ def _section(section: Section, depth: int, comments: bool) -> Iterator[str]:
             yield f"{indent}{name}:"
             yield from _section(value, depth + 1, comments)
         else:
-            plain = value.model_dump() if isinstance(value, Section) else value
-            yield f"{indent}{name}: {yaml_value(plain)}"
+            yield f"{indent}{name}: {yaml_value(value)}"
 
 
 def yaml_value(value: Any) -> str:
     """A value on one line, in the form that both YAML 1.1 and 1.2 read the same way."""
+    if isinstance(value, Section):
+        value = value.model_dump()
     if isinstance(value, dict):
         return "{" + ", ".join(f"{yaml_value(k)}: {yaml_value(v)}" for k, v in value.items()) + "}"
     if isinstance(value, list | tuple):

@@ -188,7 +188,12 @@ def _stage_config(
         earlier = {} if nested else {r.name: source(r.name, "forget") for r in requests[:i]}
         named = config.benchmark()
         changes["evaluation"] = config.evaluation.model_copy(
-            update={"also": {**config.evaluation.also, **earlier}, "benchmark": named}
+            # What is kept is measured on the same rows after every request.
+            update={
+                "also": {**config.evaluation.also, **earlier},
+                "retain": config.evaluation.retain or config.data.retain,
+                "benchmark": named,
+            }
         )
     if config.proxies.model is None and config.proxies.endpoint is None:
         # The start model of a later request is no base model.

@@ -595,6 +595,10 @@ class EvaluationConfig(Section):
         description="Options of the benchmark, such as {folder: muse}, and of its metrics, such as "
         "{mean: arithmetic}; they go before the preset's.",
     )
+    retain: DataSource | None = Field(
+        default=None,
+        description="Rows that show what was kept, where they are not those of data.retain.",
+    )
     also: dict[str, DataSource] = Field(
         default={},
         description="Further sets to forget that are measured as well, by name, such as earlier "
