@@ -126,9 +126,7 @@ def test_the_report_of_a_scenario_has_all_requests(continual):
     _, folder = continual
     page = (folder / "report.html").read_text()
     assert all(f"request_0{i}" in page for i in (1, 2, 3))
-    assert (
-        "http" not in page.replace("http://www.w3.org", "").replace("https://arxiv.org", "")[:2000]
-    )
+    assert 'src="http' not in page
 
 
 def test_a_second_call_trains_nothing(continual, monkeypatch):

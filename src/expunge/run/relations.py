@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from expunge.run.ui import Ui
 
 RELATIONS = "relations.json"
-GRADIENT_FACTS = 8
+GRADIENT_FACTS = 4
 """Targets whose gradients are compared: each costs a backward pass per related row and control."""
 
 
