@@ -42,6 +42,7 @@ def table(probe: str, rows_of: str, level: float, model: str, num: int = NUM_ROW
             "answer": answers,
             "prompt_tokens": [9] * num,
             "answer_logps": [[min(value, -0.01)] * 3 for value in logps],
+            "perturbed_logps": [[[np.log(0.3)] * 3, [np.log(0.2)] * 2]] * num,
             "answer_greedy": [[level > 0.5] * 3] * num,
             "generation": [text if level > 0.5 else "fact unknown" for text in answers],
             "generation_ids": [[1, 2, 3]] * num,
@@ -104,7 +105,7 @@ class ScenarioBuilder:
         after = {"target": position - 1, "unlearned": position}.get(role)
         model = "retain" if after is None else f"after {after}"
         kept = KEPT[0] if after is None else KEPT[after]
-        tables = [table("retain", "retain", kept, model)]
+        tables = [table(p, p, kept, model) for p in ("retain", "real_authors", "world_facts")]
         asked = range(1, position + 1) if self.start == "previous" else [position]
         for request in asked:
             level = RETAIN_LEVEL if after is None else self.levels[request][after - request + 1]

@@ -221,7 +221,7 @@ def test_requests_have_a_panel_each(scenario: View) -> None:
         titles = scenario.texts(f"{plot} .annotation-text")
         assert all(HOSTILE["image"][:20] in title for title in titles)
         assert scenario.count(f"{plot} :is({MARKUP})") == 0
-    assert scenario.count("#plot-over-time .subplot") == 2
+    assert scenario.count("#plot-over-time .subplot") == 3
     own = scenario.page.locator("#plot-requests-probability .xy .trace path.point")
     assert own.count() == 4  # before it, and after each of three
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import shutil
 from pathlib import Path
 
@@ -180,9 +181,16 @@ def test_utility_is_compared_with_the_model_before_the_first_request(reported: P
     keys = results_of(reported).models[0].scores
     assert "retain/probability" in keys
     assert not [key for key in keys if key.startswith(("forget/", "request_"))]
-    assert "Probability, retain set: lower. 0.377 after request 3, 0.846 before request 1" in (
-        said_by(page_of(reported))
+    utility = [results_of(reported).models[i].scores["model_utility"].value for i in (0, 3)]
+    text = said_by(page_of(reported))
+    assert (
+        f"Model utility: lower. {utility[1]:.3f} after request 3, {utility[0]:.3f} before" in text
     )
+    change = re.search(r"before request 1; (-0\.\d+) \[(-0\.\d+), (-0\.\d+)\] by the same 36", text)
+    assert change is not None
+    value, low, high = map(float, change.groups())
+    assert low < value < high < 0
+    assert value == pytest.approx(utility[1] - utility[0], abs=1e-3)
 
 
 def test_forget_quality_of_every_request_is_told(copied: Path) -> None:

@@ -126,8 +126,10 @@ class Changes:
         one, other = (
             self._samples(each.stage.position, each.role, keys) for each in (first, second)
         )
-        if isinstance(one, str) or isinstance(other, str):
-            return _by_intervals(first.score, second.score, one if isinstance(one, str) else other)
+        if isinstance(one, str):
+            return _by_intervals(first.score, second.score, one)
+        if isinstance(other, str):
+            return _by_intervals(first.score, second.score, other)
         if one.benchmark.name != other.benchmark.name or one.options != other.options:
             return Change(reason="the two models were not scored in the same way")
         found = _by_questions(one, first.key, other, second.key)
@@ -190,7 +192,7 @@ def _by_questions(one: _Samples, key: str, other: _Samples, other_key: str) -> C
         for side, values in zip(sides, pair, strict=True):
             side.setdefault(split_key(part)[0], []).append(values)
     if parts == (key,):
-        (first,), (second,) = ([*side.values()][0] for side in sides)
+        (first,), (second,) = (side[split_key(key)[0]] for side in sides)
         return _change(compare_means, first, second)
     columns = [{probe: np.stack(v, axis=1) for probe, v in side.items()} for side in sides]
     return _change(compare_harmonic_means, *columns)

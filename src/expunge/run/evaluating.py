@@ -283,7 +283,7 @@ def _model_name(folder: RunFolder, role: str) -> str:
 def scores_table(results: Mapping[str, ModelResults]) -> tuple[list[str], list[list[str]]]:
     """Columns and rows of the table a person sees at the end of a run: a row per measure.
 
-    Measures that no model has a value for are left out; `reasons` says why.
+    Measures that no model has a value for are left out; `report.not_assessable_of` says why.
     """
     marks = {"higher": "higher is better", "lower": "lower is better"}
     marks |= {"closer_to_retain": "closer to retain is better", "none": ""}
@@ -312,23 +312,3 @@ def scores_table(results: Mapping[str, ModelResults]) -> tuple[list[str], list[l
 
 def _cell(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
-
-
-def reasons(results: Mapping[str, ModelResults]) -> list[str]:
-    """Why values are absent: each reason once, with the measures, and the models unless it is all.
-
-    A probe that the benchmark leaves out is no reason; only what depends on it is listed.
-    """
-    found: dict[str, dict[str, list[str]]] = {}
-    for role, result in results.items():
-        for key, score in result.scores.items():
-            if score.value is None and score.reason and "/" not in key:
-                found.setdefault(score.reason, {}).setdefault(key, []).append(role)
-    lines = []
-    for reason, keys in found.items():
-        where = [
-            key if len(roles) == len(results) else f"{key} ({', '.join(roles)})"
-            for key, roles in keys.items()
-        ]
-        lines.append(f"{', '.join(where)}: {reason}")
-    return lines

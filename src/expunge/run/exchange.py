@@ -11,13 +11,12 @@ from expunge.core.errors import InputError, Problem, did_you_mean
 from expunge.core.files import atomic_write_text
 from expunge.core.results import ModelResults, ModelSummary, RunManifest, load_record
 from expunge.data.tofu import TOFU_SPLITS
-from expunge.report import write_report
+from expunge.report import not_assessable_of, write_report
 from expunge.run.config import RunConfig
 from expunge.run.environment import machine, versions
 from expunge.run.evaluating import (
     RESULTS,
     ROLES,
-    reasons,
     run_benchmark,
     score_run,
     scores_table,
@@ -85,8 +84,8 @@ def import_evaluation(
     results = score_imported(config, folder)
     columns, rows = scores_table(results)
     ui.table("Results", columns, rows)
-    for text in reasons(results):
-        ui.note(f"Absent: {text}")
+    for text in not_assessable_of(results):
+        ui.note(f"Not assessable: {text}")
     ui.note(f"Report: {write_report(folder.path)}")
     return folder.path
 

@@ -19,14 +19,19 @@ from expunge.models.export import save_model
 from expunge.models.fingerprints import model_fingerprint
 from expunge.models.loading import load_model, load_tokenizer
 from expunge.models.peft import LoraSettings
-from expunge.report import compare, console_rows, write_comparison, write_report
+from expunge.report import (
+    compare,
+    console_rows,
+    not_assessable_of,
+    write_comparison,
+    write_report,
+)
 from expunge.run.arithmetic import training_arguments
 from expunge.run.check_data import alternates_file, build_template, load_source, proxy_file
 from expunge.run.config import RunConfig
 from expunge.run.environment import peak_memory_bytes
 from expunge.run.evaluating import (
     metric_table,
-    reasons,
     run_benchmark,
     score_run,
     scores_table,
@@ -570,8 +575,8 @@ def score(
 def _show(results: Mapping[str, ModelResults], ui: Ui) -> None:
     columns, rows = scores_table(results)
     ui.table("Results", columns, rows)
-    for text in reasons(results):
-        ui.note(f"Absent: {text}")
+    for gap in not_assessable_of(results):
+        ui.note(f"Not assessable: {gap}")
 
 
 def _report(folder: RunFolder, ui: Ui) -> None:
