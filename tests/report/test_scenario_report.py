@@ -169,8 +169,11 @@ def test_figures_show_each_request_from_its_own_time_on(reported: Path) -> None:
     assert [t["x"] for t in retain] == [[0, 3], [1, 3], [2, 3]]
     assert all(t["line"]["dash"] == "dash" for t in retain)
     assert retain[0]["y"] == [first.retain.value] * 2
-    kept = next(t for t in page.plots["plot-over-time"]["data"] if t["name"] == "unlearned model")
-    assert kept["y"] == pytest.approx(KEPT[1:], rel=0.1)
+    over_time = page.plots["plot-over-time"]
+    panels = [each["text"] for each in over_time["layout"]["annotations"]]
+    assert panels[:2] == ["<b>Model utility</b>", "<b>Probability, retain set</b>"]
+    lines = {t["yaxis"]: t for t in over_time["data"] if t["name"] == "unlearned model"}
+    assert lines["y2"]["y"] == pytest.approx(KEPT[1:], rel=0.1)
 
 
 def test_utility_is_compared_with_the_model_before_the_first_request(reported: Path) -> None:
@@ -364,7 +367,7 @@ def test_hostile_texts_are_text(hostile: Path) -> None:
     for name, text in HOSTILE.items():
         if name != "unbroken":
             assert visible(text) in page.text, name
-    assert "49" not in page.text
+    assert "49" not in re.sub(r"[\d.]{3,}", "", page.text).split()
     labels = [
         label["text"] for spec in page.plots.values() for label in spec["layout"]["annotations"]
     ]

@@ -23,6 +23,7 @@ from expunge.report import (
     compare,
     console_rows,
     not_assessable_of,
+    quality_lines,
     write_comparison,
     write_report,
 )
@@ -575,6 +576,10 @@ def score(
 def _show(results: Mapping[str, ModelResults], ui: Ui) -> None:
     columns, rows = scores_table(results)
     ui.table("Results", columns, rows)
+    unlearned = results.get("unlearned")
+    if unlearned is not None and unlearned.forget_quality is not None:
+        for line in quality_lines(unlearned.forget_quality):
+            ui.note(line)
     for gap in not_assessable_of(results):
         ui.note(f"Not assessable: {gap}")
 
