@@ -22,8 +22,9 @@ from fabricated_scenario import (
 from test_html import Page
 
 from expunge.core.errors import InputError
-from expunge.core.results import ModelResults, Score, load_record
+from expunge.core.results import Better, ModelResults, Score, load_record
 from expunge.report.scenario import RequestValues, ScenarioResults, write_scenario_report
+from expunge.report.scenario_changes import Verdict, in_words
 from expunge.report.text import visible
 
 
@@ -115,6 +116,27 @@ def test_what_comes_back_is_seen_and_what_does_not_is_not(reported: Path) -> Non
     assert "after the last one: came back: request 1; forgotten further: request 2." in text
     assert "ROUGE-L recall of request 2 (tofu:full[1]): not distinguishable at n = 12." in text
     assert "about one in twenty" in text
+    cells = (
+        (reported / "report.html").read_text(encoding="utf-8").split('<section id="requests">')[1]
+    )
+    assert cells.split("</table>")[0].count("came back") == 1
+    assert "not distinguishable</small>" not in cells
+
+
+@pytest.mark.parametrize(
+    ("verdict", "better", "said"),
+    [
+        ("higher", "lower", "came back"),
+        ("lower", "lower", "forgotten further"),
+        ("lower", "higher", "lower"),  # the truth ratio falls on either side of its best value
+        ("higher", "none", "higher"),
+        ("not distinguishable", "lower", "not distinguishable"),
+    ],
+)
+def test_only_what_falls_with_forgetting_says_that_it_came_back(
+    verdict: Verdict, better: Better, said: str
+) -> None:
+    assert in_words(verdict, better) == said
 
 
 def test_the_same_questions_see_what_two_intervals_do_not(tmp_path: Path) -> None:
@@ -235,6 +257,8 @@ def test_what_is_missing_is_named_and_the_rest_is_shown(
     if finished < 2:
         assert "Nothing can have come back yet" in text
     if finished:
+        panels = page_of(folder).plots["plot-requests-probability"]["layout"]["annotations"]
+        assert len(panels) == finished
         after = values_of(folder, "request_01").after
         assert [score.value is not None for score in after.values()] == [
             t <= finished for t in (1, 2, 3)

@@ -284,7 +284,9 @@ def _shown(scenario: Scenario, matrix: Matrix, back: Sequence[Return]) -> dict[s
 
 
 def _remark(row: RequestRow, t: int, verdicts: dict[tuple[int, int], str]) -> str:
-    return verdicts.get((row.stage.position, t), "")
+    """What a cell says beside its value; the page says once what it means that it says nothing."""
+    verdict = verdicts.get((row.stage.position, t), "")
+    return "" if verdict == "not distinguishable" else verdict
 
 
 def _requests_markdown(
@@ -374,7 +376,10 @@ def _grid(scenario: Scenario, matrix: Matrix, back: Sequence[Return]) -> str:
         for line in lines
     ]
     notes = [f"({i}) {reason}" for i, reason in enumerate(footnotes.texts, 1)]
-    notes = [*([f"n = {shared[0]}, {shared[1]} unscored in every cell"] if shared else []), *notes]
+    if verdicts:
+        notes.insert(0, "Without a word a later value is not distinguishable from the first one.")
+    if shared:
+        notes.insert(0, f"n = {shared[0]}, {shared[1]} unscored in every cell.")
     return "\n".join([*piped, "", *(f"- {markdown_text(note)}" for note in notes)])
 
 

@@ -244,11 +244,13 @@ def _by_intervals(first: Score, second: Score, reason: str) -> Change:
 def in_words(verdict: Verdict, better: Better) -> str:
     """A verdict about a forgotten set, for people: "came back", "forgotten further".
 
+    Only measures that fall as a set is forgotten say so. The truth ratio is largest where right and
+    wrong answers are equally likely: it falls on the way back and on the way past that point alike.
+
     Args:
         verdict: How the later value compares with the one right after the request.
         better: Good direction of the measure on a forgotten set.
     """
-    worse = {"lower": "higher", "higher": "lower"}.get(better)
-    if verdict not in ("higher", "lower") or worse is None:
+    if better != "lower":
         return verdict
-    return "came back" if verdict == worse else "forgotten further"
+    return {"higher": "came back", "lower": "forgotten further"}.get(verdict, verdict)

@@ -59,14 +59,15 @@ def request_figures(scenario: Scenario, found: Sequence[Matrix]) -> list[Figure]
 
 
 def _requests(scenario: Scenario, matrix: Matrix) -> Figure:
-    num = len(matrix.rows)
-    layout = _layout(num, [_request_title(row) for row in matrix.rows])
+    rows = [row for row in matrix.rows if _is_drawn(row)]
+    num = len(rows)
+    layout = _layout(num, [_request_title(row) for row in rows])
     layout |= _time_axes(num, len(scenario.stages), start="start")
     for place in range(num):
         layout[f"yaxis{_suffix(place)}"] |= {"range": [-0.06, 1.06], "tickvals": [0, 0.5, 1]}
     traces = [
         trace
-        for place, row in enumerate(matrix.rows)
+        for place, row in enumerate(rows)
         for trace in _request_traces(row, place, len(scenario.stages), scenario.is_continual)
     ]
     later = (
@@ -83,6 +84,12 @@ def _requests(scenario: Scenario, matrix: Matrix) -> Figure:
         height=FRAME + PANEL * num,
         spec={"data": traces, "layout": layout},
     )
+
+
+def _is_drawn(row: RequestRow) -> bool:
+    """Whether there is anything of a request yet; an empty panel would have no axis."""
+    scores = (row.before, row.retain, *row.after)
+    return any(score is not None and score.value is not None for score in scores)
 
 
 def _request_title(row: RequestRow) -> str:

@@ -9,7 +9,6 @@ from typing import Final
 from expunge.core.results import Score
 from expunge.report.differences import RunContrast
 from expunge.report.forget_quality import quality_lines
-from expunge.report.formats import signed
 from expunge.report.measures import column_label, metric_label
 from expunge.report.scenario_changes import Change, Changes, Place, in_words
 from expunge.report.scenario_values import (
@@ -149,15 +148,19 @@ def _difference(change: Change) -> str:
         return f"; not compared: {(change.reason or 'no reason is recorded').rstrip('.')}"
     reason = one_line(change.reason or "", 200).rstrip(".")
     if change.by == "intervals":
-        return f"; {signed(change.value)}, judged by the two 95% intervals, since {reason}"
-    return f"; {signed(change.value)}{_span(change)} by the same {count(change.n, 'question')}"
+        return f"; {_signed(change.value)}, judged by the two 95% intervals, since {reason}"
+    return f"; {_signed(change.value)}{_span(change)} by the same {count(change.n, 'question')}"
 
 
 def _span(change: Change) -> str:
     if change.low is None or change.high is None:
         return ""
     # No-break spaces keep a value and its interval on one line.
-    return f"\u00a0[{signed(change.low)},\u00a0{signed(change.high)}]"
+    return f"\u00a0[{_signed(change.low)},\u00a0{_signed(change.high)}]"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3f}"
 
 
 def quality_statements(scenario: Scenario) -> tuple[str, ...]:
@@ -203,7 +206,7 @@ def arm_statements(contrasts: Sequence[RunContrast]) -> tuple[str, ...]:
     keys = [f"{probe}/{name}" for probe in FORGET_PROBES for name in ARM_MEASURES]
     return tuple(
         f"{column_label(item.key)}: {contrast.second} against {contrast.first}: {item.verdict}, "
-        f"{signed(item.difference.value)} by the same {count(item.difference.n, 'question')}."
+        f"{_signed(item.difference.value)} by the same {count(item.difference.n, 'question')}."
         for contrast in contrasts
         for item in sorted(
             (each for each in contrast.contrasts if each.key in keys),
