@@ -357,7 +357,7 @@ CASES: list[tuple[Change, str]] = [
     (unknown_preset, "tofu has no preset 'tofu_klassic'. Did you mean tofu_classic?"),
     (unknown_probe, "custom has no probe 'retains'. Did you mean retain?"),
     (impossible_role, "this run has no base model, only: target, unlearned"),
-    (no_retain_results, "no results of a retain model in other"),
+    (no_retain_results, "other: holds no stored evaluation of a retain model"),
     (missing_tracker, "pip install 'expunge[mlflow]'"),
     (lora_and_pattern, "training.trainable  cannot choose parameters when lora trains adapters"),
     (bad_pattern, "'(mlp' is no regular expression"),

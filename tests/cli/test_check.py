@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from expunge.core.errors import InputError, Problems
+from expunge.evaluation import EvaluationStore, ProbeTable
 from expunge.run.check import check
 from expunge.run.check_data import Findings, check_alternates, check_rows
 from expunge.run.check_run import disk_estimate
@@ -96,7 +97,10 @@ def test_problems_are_raised_together(place: Path) -> None:
 
 
 def test_a_retain_run_with_results_passes(place: Path) -> None:
-    (place / "other" / "evaluation" / "retain").mkdir(parents=True)
+    table = ProbeTable(
+        probe="forget", columns={"question": ["q"], "answer": ["a"]}, info={"key": "k"}
+    )
+    EvaluationStore(place / "other" / "evaluation" / "retain").save(table)
 
     assert "retain" in load_config("run.yaml", "evaluation.retain_run=other").roles()
     assert facts("evaluation.retain_run=other")

@@ -60,7 +60,10 @@ def test_the_origin_of_every_value_is_told() -> None:
     found = resolve(flags={"data.forget": "x"})
 
     paths = {path for path, _, _ in found.values()}
-    null = {"data.retain", "method", "lora", "finetune", "proxies.endpoint", "alternates.endpoint"}
+    null = {
+        *("data.retain", "method", "lora", "finetune", "proxies.endpoint", "alternates.endpoint"),
+        *("evaluation.retain", "scenario"),
+    }
     below_null = tuple(f"{path}." for path in null)
     expected = {
         key.path for key in keys() if key.section is None and not key.path.startswith(below_null)

@@ -181,12 +181,13 @@ class Benchmark:
         given = {**self.preset(preset).options, **(options or {})}
         own = {name: value for name, value in given.items() if name in self.options}
         probes = self.builder(forget, retain, rows=limits, options=own)
+        _check_holdout(probes, forget, retain)
         for name, found in (further or {}).items():
             probe = Probe(name=name, rows=found, generate=not found.is_text)
             if self.probes[0] == FORGET:
                 # What the benchmark does with a forget set (wrong answers, cuts) is done here too.
                 probe = self.builder(found, retain, rows={}, options=own)[0]
-            kept = first_rows(probe.rows, limits.get(name))
+            kept = first_rows(probe.rows, limits.get(name, limits.get(FORGET)))
             probes.append(replace(probe, name=name, rows=kept))
         return probes
 
@@ -328,6 +329,21 @@ class Benchmark:
             settings=used,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             versions=_versions(),
+        )
+
+
+def _check_holdout(probes: Sequence[Probe], forget: RowSet, retain: RowSet | None) -> None:
+    """Refuse holdout rows that a model of the run was trained on."""
+    held = next((probe.rows for probe in probes if probe.name == "holdout"), None)
+    if held is None:
+        return
+    known = {(row.question, row.answer) for row in (*forget, *(retain or ()))}
+    both = [row for row in held if (row.question, row.answer) in known]
+    if both:
+        raise InputError(
+            f"{len(both)} of {len(held)} holdout rows ({held.origin}) are in the forget or the "
+            f"retain set, first row {both[0].index}: an attack needs rows that no model of the run "
+            "has seen"
         )
 
 

@@ -74,6 +74,8 @@ def run_benchmark(
         **flag_values(model=model, method=method, output=output, name=run_name, seed=seed),
         "evaluation.options.folder": folder,
     }
+    if file is None and run_name is None and output is None:
+        flags["name"] = protocol.name
     path: Path = find_config(protocol.recipe if file is None else file)
     resolved = resolve(path, overrides=overrides, flags=flags, source=file or protocol.recipe)
     with screen() as ui:

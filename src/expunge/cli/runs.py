@@ -393,7 +393,7 @@ def _check_first(resolved: Resolved, verb: Verb, ui: Ui) -> None:
 def _require_run(folder: Path) -> None:
     if not folder.is_dir():
         raise InputError(Problem(where=str(folder), message="there is no such run folder"))
-    if not any((folder / name).exists() for name in ("run.json", "evaluation")):
+    if not any((folder / name).exists() for name in ("run.json", "evaluation", "scenario.json")):
         raise InputError(
             Problem(
                 where=str(folder), message="is no run folder: no run.json and no evaluation in it"

@@ -16,13 +16,17 @@ from expunge.data.templates import Template
 from expunge.data.tokens import Encoded, ids_after, leading_ids, text_ids
 from expunge.evaluation.answers import AnswerJob, TokenScores, score_answers
 from expunge.evaluation.probes import ORIGINAL, EvaluationSettings, Probe
-from expunge.evaluation.store import EvaluationStore, TablePool, finite
+from expunge.evaluation.store import Beside, EvaluationStore, TablePool, finite
 from expunge.evaluation.tables import ProbeTable
 from expunge.models.fingerprints import model_fingerprint, tokenizer_fingerprint
 from expunge.models.generate import Generation, context_length, generate_batches
 
 VERSION = 2
 """Raised by every change that moves the content of tables; old ones are then computed again."""
+
+
+Store = EvaluationStore | TablePool | Beside
+"""Where tables are kept."""
 
 
 class Progress(Protocol):
@@ -45,7 +49,7 @@ def run_probes(
     probes: Sequence[Probe],
     settings: EvaluationSettings | None = None,
     *,
-    store: EvaluationStore | TablePool | None = None,
+    store: Store | None = None,
     model_id: str | None = None,
     on_progress: Progress | None = None,
 ) -> dict[str, ProbeTable]:
@@ -129,7 +133,7 @@ class _ProbeRun:
     def key(self) -> str:
         return str(self.info["key"])
 
-    def recall(self, store: EvaluationStore | TablePool | None) -> None:
+    def recall(self, store: Store | None) -> None:
         """Take up what an interrupted run left."""
         if store is None:
             return
@@ -292,7 +296,7 @@ def _score(
     model: nn.Module,
     runs: Sequence[_ProbeRun],
     settings: EvaluationSettings,
-    store: EvaluationStore | TablePool | None,
+    store: Store | None,
     on_progress: Progress | None,
 ) -> None:
     """Score the answers of all rows that have no scores yet."""
@@ -335,7 +339,7 @@ def _generate(
     template: Template,
     runs: Sequence[_ProbeRun],
     settings: EvaluationSettings,
-    store: EvaluationStore | TablePool | None,
+    store: Store | None,
     on_progress: Progress | None,
 ) -> None:
     """Let the model answer all rows that it has not answered yet."""

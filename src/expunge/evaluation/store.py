@@ -184,6 +184,38 @@ class TablePool:
         return EvaluationStore(self.folder / key)
 
 
+class Beside:
+    """A model's own folder with a pool behind it: what either has is not computed again.
+
+    Args:
+        own: The folder of the model; gets a copy of every table.
+        pool: Where tables of any model are.
+    """
+
+    def __init__(self, own: EvaluationStore, pool: TablePool) -> None:
+        self.own, self.pool = own, pool
+
+    def find(self, probe: str, key: str) -> ProbeTable | None:
+        """The complete table of either; one from the pool is copied."""
+        found = self.own.find(probe, key)
+        if found is None and (found := self.pool.find(probe, key)) is not None:
+            self.own.save(found)
+        return found
+
+    def save(self, table: ProbeTable) -> None:
+        """Store a complete table in both."""
+        self.pool.save(table)
+        self.own.save(table)
+
+    def resume(self, probe: str, key: str) -> list[dict[str, Any]]:
+        """Records of the pool's journal."""
+        return self.pool.resume(probe, key)
+
+    def append(self, probe: str, key: str, records: Iterable[Mapping[str, Any]]) -> None:
+        """Note finished rows in the pool's journal."""
+        self.pool.append(probe, key, records)
+
+
 _POOLED = "rows"
 
 

@@ -34,10 +34,13 @@ class Annotator:
     Args:
         config: Names the judges.
         benchmark: Says what is wanted.
+        base: The base model of the run, if it has one; judges fluency where no other is named.
         ui: Where progress goes; None for silence.
     """
 
-    def __init__(self, config: RunConfig, benchmark: Benchmark, ui: Ui | None = None) -> None:
+    def __init__(
+        self, config: RunConfig, benchmark: Benchmark, base: str | None, ui: Ui | None = None
+    ) -> None:
         section = config.evaluation
         assert section is not None, "only runs with an evaluation are scored"
         self.section, self.ui = section, ui
@@ -52,8 +55,7 @@ class Annotator:
             )
         )
         self.reasons: dict[str, str] = {}
-        finetuned = config.finetune is not None
-        self.base = section.fluency or (config.model.path if finetuned else None)
+        self.base = section.fluency or base
         self._fluency: FluencyModel | None = None
 
     def complete(
@@ -89,7 +91,14 @@ class Annotator:
             self.ui.progress(0, len(table), f"judging answers on {table.probe}")
         possible = [column for column in missing if self._origin(column) is not None]
         base = self._base() if "generation_base_nll" in possible else None
-        made = annotate(table, possible, self.panel, originals=originals, base=base)
+        made = annotate(
+            table,
+            possible,
+            self.panel,
+            originals=originals,
+            prefer_originals=self.section.original == "initial_model",
+            base=base,
+        )
         self.reasons |= made.reasons
         if not made.columns:
             return table

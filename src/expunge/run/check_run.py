@@ -310,6 +310,8 @@ def _check_harness(found: Findings, evaluation: EvaluationConfig) -> None:
 
     try:
         tasks = wanted_tasks(found.config)
+        if not tasks:
+            found.add("evaluation.harness.tasks", "this benchmark has no tasks; name some")
         problems = check_tasks(tasks, include_path=evaluation.harness.include_path)
     except InputError as error:  # an unknown benchmark, or the extra is not installed
         found.add("evaluation.harness.tasks", error)

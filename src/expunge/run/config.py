@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args, get_origin
 
 from pydantic import BaseModel, Field, model_validator
 from pydantic.fields import FieldInfo
@@ -105,6 +105,8 @@ class Key(NamedTuple):
 
 def section_of(field: FieldInfo) -> type[Section] | None:
     """The section that a field holds, also where it may be null; None for a plain value."""
+    if get_origin(field.annotation) in (tuple, dict):
+        return None  # several of them
     for kind in (field.annotation, *get_args(field.annotation)):
         if isinstance(kind, type) and issubclass(kind, Section):
             return kind

@@ -22,10 +22,11 @@ from expunge.evaluation import (
 from expunge.evaluation.evidence import Evidence
 from expunge.evaluation.harness_tasks import HarnessTask, harness_task, tasks_for
 from expunge.evaluation.measures import Measure
+from expunge.evaluation.store import Beside
 from expunge.metrics import metrics
 from expunge.run.check_data import load_source
 from expunge.run.config import RunConfig
-from expunge.run.folder import RunFolder
+from expunge.run.folder import RunFolder, read_manifest
 
 if TYPE_CHECKING:
     from expunge.evaluation.runner import Progress
@@ -106,23 +107,17 @@ def model_tables(
         folder: Folder of this model's evaluation in the run.
         on_progress: Told how far it is.
     """
-    shared = TablePool(cache_root() / "evaluations")
-    tables = run_probes(
+    pool = TablePool(cache_root() / "evaluations")
+    return run_probes(
         model,
         tokenizer,
         template,
         probes,
         settings,
-        store=shared,
+        store=pool if folder is None else Beside(EvaluationStore(folder), pool),
         model_id=model_id,
         on_progress=on_progress,
     )
-    if folder is not None:
-        own = EvaluationStore(folder)
-        for table in tables.values():
-            if own.find(table.probe, str(table.info.get("key"))) is None:
-                own.save(table)
-    return tables
 
 
 def retain_tables(config: RunConfig, folder: RunFolder) -> list[Tables]:
@@ -165,7 +160,9 @@ def score_run(
                 message="holds no stored evaluation; make one with: expunge evaluate",
             )
         )
-    annotator = Annotator(config, benchmark, ui)
+    manifest = read_manifest(folder)
+    base = None if manifest is None else manifest.models.get("base")
+    annotator = Annotator(config, benchmark, None if base is None else base.path, ui)
     tables = {
         role: annotator.complete(folder, role, stored_tables(folder.evaluation / role))
         for role in roles
@@ -273,8 +270,6 @@ def stored(folder: RunFolder, role: str) -> bool:
 
 
 def _model_name(folder: RunFolder, role: str) -> str:
-    from expunge.run.folder import read_manifest
-
     manifest = read_manifest(folder)
     summary = None if manifest is None else manifest.models.get(role)
     return role if summary is None else summary.path

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from expunge.core.errors import InputError, Problem
 from expunge.core.files import atomic_write_text, cache_root
 from expunge.core.results import DataSummary, MethodSummary, ModelResults, ModelSummary
+from expunge.core.scenario import SCENARIO
 from expunge.data import Template, check_overlap, load_rejections
 from expunge.data.alternates import load_alternates
 from expunge.data.proxies import load_proxies
@@ -27,6 +28,7 @@ from expunge.report import (
     write_comparison,
     write_report,
 )
+from expunge.report.scenario import write_scenario_report
 from expunge.run.arithmetic import training_arguments
 from expunge.run.check_data import alternates_file, build_template, load_source, proxy_file
 from expunge.run.config import RunConfig
@@ -597,7 +599,9 @@ def report(runs: Sequence[Path], *, output: Path | None, ui: Ui) -> Path:
         output: Where the files go; the first run folder if None.
         ui: Where the table goes.
     """
-    if len(runs) == 1:
+    if len(runs) == 1 and (runs[0] / SCENARIO).is_file():
+        path = write_scenario_report(runs[0])
+    elif len(runs) == 1:
         path = write_report(runs[0], output)
     else:
         path = write_comparison(runs, runs[0] if output is None else output)

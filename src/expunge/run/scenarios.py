@@ -77,6 +77,7 @@ def run_requests(config: RunConfig, ui: Ui) -> Path:
         ui.stage(f"Request {i + 1} of {len(stages)}: {record.stages[i].title}")
         moved = _starting_at(stage, start, target if scenario.reference == "fixed" else None, i)
         run_all(moved, ui, target=start, retain=retain)
+        write_scenario_report(folder)
         if scenario.start == "previous":
             start = str(RunFolder(path=Path(stage.output_dir)).model)
     ui.note(f"Report: {write_scenario_report(folder)}")
@@ -110,6 +111,7 @@ def run_arms(config: RunConfig, arms: Sequence[Arm], ui: Ui) -> Path:
     for arm, stage in zip(arms, stages, strict=True):
         ui.stage(f"{arm.name}: {arm.title}")
         run_all(stage, ui)
+        write_scenario_report(folder)
     ui.note(f"Report: {write_scenario_report(folder)}")
     return folder
 
@@ -193,6 +195,8 @@ def _stage_config(
                 "also": {**config.evaluation.also, **earlier},
                 "retain": config.evaluation.retain or config.data.retain,
                 "benchmark": named,
+                "fluency": config.evaluation.fluency
+                or (config.model.path if config.finetune is not None else None),
             }
         )
     if config.proxies.model is None and config.proxies.endpoint is None:

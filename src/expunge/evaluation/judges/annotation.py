@@ -119,6 +119,7 @@ def annotate(
     panel: JudgePanel,
     *,
     originals: Sequence[str | None] | None = None,
+    prefer_originals: bool = False,
     base: FluencyModel | None = None,
     nli_original_probes: Collection[str] = NLI_ORIGINAL_PROBES,
 ) -> Annotations:
@@ -130,6 +131,7 @@ def annotate(
         panel: The judges.
         originals: What the initial model generated, one per row, for rows without an
             `original_answer`. Where both are missing, generations are compared with the answer.
+        prefer_originals: Take them also where a row has an `original_answer`.
         base: The model that judges fluency.
         nli_original_probes: Probes on which entailment is judged against `original_answer` where a
             row has one; on all others against `answer`.
@@ -141,7 +143,9 @@ def annotate(
     if "generation" not in table:
         reason = f"nothing was generated for the probe {table.probe}"
         return Annotations({}, dict.fromkeys(chosen, reason))
-    work = _Work(table, panel, originals, base, table.probe in nli_original_probes)
+    work = _Work(
+        table, panel, originals, prefer_originals, base, table.probe in nli_original_probes
+    )
     columns: dict[str, list[Any]] = {}
     reasons: dict[str, str] = {}
     for column in chosen:
@@ -158,6 +162,7 @@ class _Work(NamedTuple):
     table: ProbeTable
     panel: JudgePanel
     originals: Sequence[str | None] | None
+    prefer_originals: bool
     base: FluencyModel | None
     nli_original: bool
 
@@ -180,7 +185,8 @@ class _Work(NamedTuple):
 
 
 def _similarity(work: _Work) -> list[Any]:
-    references = work.references(work.original_answers(), work.originals)
+    columns = [work.original_answers(), work.originals]
+    references = work.references(*(reversed(columns) if work.prefer_originals else columns))
     pairs = list(zip(work.table["generation"], references, strict=True))
     return work.judge(work.panel.encoder().similarities, pairs)
 
