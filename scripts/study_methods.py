@@ -229,7 +229,7 @@ def run_all(study: Study, part: int, parts: int) -> None:
         if i % parts == part:
             study.search(method, rate)
     wrapped = [method for method in METHODS if "EGU" in method]
-    jobs = [(m, seed) for group in (losses, wrapped) for seed in range(study.seeds) for m in group]
+    jobs = [(method, seed) for seed in range(study.seeds) for method in (*losses, *wrapped)]
     for i, (method, seed) in enumerate(jobs):
         if i % parts == part:
             study.final(method, seed)

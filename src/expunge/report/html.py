@@ -81,7 +81,7 @@ def render_html(data: ReportData) -> str:
         if (habit := generation_habits(data, role)) is not None
     ]
     figures = [figure for figure in (*trade_offs, ratios, losses, others, *steering) if figure]
-    return _render(
+    return render_page(
         "report.html.jinja",
         title=f"Unlearning report: {data.name}",
         figures=figures,
@@ -120,7 +120,7 @@ def render_html(data: ReportData) -> str:
 def render_comparison_html(table: Table, reports: Sequence[ReportData]) -> str:
     """The page that compares several runs, as a complete HTML document."""
     trade_offs = tradeoff(table)
-    return _render(
+    return render_page(
         "comparison.html.jinja",
         title=table.caption,
         figures=trade_offs,
@@ -183,7 +183,8 @@ def _truth_ratio_reason(data: ReportData) -> str:
     return "the forget set has no wrong answers to compare the right ones with."
 
 
-def _render(template: str, *, title: str, figures: Sequence[Figure], **values: Any) -> str:
+def render_page(template: str, *, title: str, figures: Sequence[Figure], **values: Any) -> str:
+    """A template of this package as one self-contained page; texts in it are escaped."""
     environment = _environment()
     scripts = [_plotly(), _asset("app.js")] if figures else []
     return environment.get_template(template).render(

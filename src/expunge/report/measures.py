@@ -24,7 +24,7 @@ _PROBES: Final = {
     "related": "Related facts",
     "reconstruction": "Reconstruction",
     "unrelated": "Unrelated facts",
-    "truthful_qa": "TruthfulQA",
+    "truthfulqa": "TruthfulQA",
     "verbmem": "Verbatim memory",
     "knowmem_forget": "Knowledge to forget",
     "knowmem_retain": "Knowledge to keep",
@@ -34,7 +34,7 @@ _PROBES: Final = {
     "lm_eval": "General ability",
     "": "Over all sets",
 }
-_TASK: Final = re.compile(r"task_0*(\d+)")
+_TASK: Final = re.compile(r"(task|request)_0*(\d+)")
 
 _NAMES: Final = {
     "rouge_l_recall": "ROUGE-L recall",
@@ -235,7 +235,7 @@ def split_key(key: str) -> tuple[str, str]:
 def probe_label(probe: str) -> str:
     """Readable name of a probe: "Forget set"."""
     if task := _TASK.fullmatch(probe):
-        return f"Task {task[1]}"
+        return f"{task[1].capitalize()} {task[2]}"
     return _PROBES.get(probe, probe)
 
 
@@ -268,7 +268,7 @@ def ordered(keys: Iterable[str]) -> list[str]:
         task = _TASK.fullmatch(probe)
         return (
             probes.index(probe) if probe in probes else len(probes),
-            int(task[1]) if task else 0,
+            int(task[2]) if task else 0,
             _AGGREGATES_FIRST.index(name)
             if name in _AGGREGATES_FIRST
             else len(_AGGREGATES_FIRST) + (names.index(name) if name in names else len(names)),

@@ -14,7 +14,7 @@ from expunge.core.scenario import ScenarioRecord
 from expunge.report.differences import chance_note, compare_runs
 from expunge.report.findings import NO_CERTIFICATE
 from expunge.report.formats import contrast_grid, to_csv, to_markdown
-from expunge.report.html import _render as render_page
+from expunge.report.html import render_page
 from expunge.report.measures import mark, metric_explanation, metric_label
 from expunge.report.scenario_changes import Change, Changes
 from expunge.report.scenario_figures import arm_figures, request_figures, time_figure
