@@ -23,6 +23,7 @@ _QUESTIONS: Final = (
     ("no holdout set", "Whether an attack can tell the forget set from unseen text"),
     ("holdout", "Whether an attack can tell the forget set from unseen text"),
     ("encoder", "Whether answers still say the same in other words"),
+    ("NLI classifier", "Whether answers follow from the truth, or the truth from them"),
     ("entailment", "Whether answers follow from the truth, or the truth from them"),
     ("gibberish", "Whether a classifier takes the answers for language"),
     ("base model was evaluated", "What a model that knew nothing of these data would tell"),

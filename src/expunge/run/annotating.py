@@ -14,6 +14,7 @@ from expunge.evaluation.judges import (
     Judges,
     annotate,
 )
+from expunge.evaluation.judges.settings import TITLES
 from expunge.models.fingerprints import model_fingerprint
 from expunge.models.loading import load_model, load_tokenizer
 from expunge.run.config import RunConfig
@@ -124,7 +125,7 @@ class Annotator:
             return {"judge": "base model", "name": self.base, "model": model_fingerprint(self.base)}
         problem = self.panel.problem(kind)
         if problem is not None:
-            self.reasons[column] = problem
+            self.reasons[column] = f"{TITLES[kind]} {problem}"
             return None
         more = {"original": self.section.original} if kind == "encoder" else {}
         return {**self.panel.identity(kind), **more}
