@@ -67,7 +67,9 @@ class ChatServer:
                     self.send(404, {"detail": "Not Found"}, {})
                     return
                 with owner.counted(body) as number:
-                    self.send(*owner.reply(body, number))
+                    reply = owner.reply(body, number)
+                # Not counted any more: the client may ask again before this thread goes on.
+                self.send(*reply)
 
             def send(self, status: int, value: Any, headers: dict[str, str]) -> None:
                 data = (value if isinstance(value, str) else json.dumps(value)).encode()
