@@ -23,7 +23,7 @@ from recipe_tables.common import (
     tofu_recipe,
     training,
 )
-from recipe_tables.layout import Recipe, Values, scalar
+from recipe_tables.layout import Inline, Recipe, Values, scalar
 
 ME_ALL = "ME(direction=uniform_to_model, positions=all, weight={weight})+GD"
 ME_NOTE = (
@@ -151,10 +151,11 @@ def _real_world(label: str) -> Recipe:
             "linear with one epoch of warm-up, rows of at most 300 tokens, seed 1001; "
             f"{weights}. The baselines there try learning rates 1e-5, 5e-6 and 2e-6, and 3 and 5 "
             "epochs.",
-            "The data have no licence and do not come with the package. Put forget.json and "
-            "neighbor.json, JSON lines, into the folder real_world here: question, and the "
-            "model's own answer in answer, for 20 people to forget and 20 others. Evaluation "
-            "reads the same rows; the paper scores against golden_answer.",
+            "The data have no licence and do not come with the package. Put forget.json, "
+            "forget_perturbed.json, neighbor.json and neighbor_perturbed.json, JSON lines, into "
+            "the folder real_world here. Training reads the first of each pair, question and the "
+            "model's own answer in answer, for 20 people to forget and 20 others; evaluation reads "
+            "the second and compares with golden_answer, as the paper does.",
             *((ME_NOTE.format(length=300, weight=0.5),) if entropy else ()),
             "There is no retain model: the knowledge is in the pretraining.",
             MIXED,
@@ -171,5 +172,9 @@ def _real_world(label: str) -> Recipe:
         },
         method=_method(label, 0.5),
         training=training(rate, 5) | ({"pad_to": 300} if entropy else {}),
-        evaluation={"benchmark": "custom", "max_new_tokens": 200},
+        evaluation={
+            "benchmark": "real_world",
+            "preset": "real_world_cl",
+            "options": Inline(folder="real_world"),
+        },
     )

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from recipe_tables.common import KEYS, MIXED, MUSE_CODE, SIMNPO_CODE, WHAT, model_section, training
-from recipe_tables.layout import Inline, Recipe
+from recipe_tables.layout import Inline, Recipe, Values
 
 # Epochs of the checkpoint that MUSE chose, News and Books.
 MUSE_METHODS = {
@@ -44,13 +44,21 @@ def muse_training(epochs: int, *, batch: int = 32, schedule: str = "constant") -
 
 
 def muse_target(title: str) -> str:
-    """What the target model is, and where its tokenizer is."""
+    """What the target model is, where its tokenizer is, and what its evaluation lacks."""
     model = {"News": "Llama-2-7B", "Books": "ICLM-7B"}[title]
+    auc = {"News": 0.5228, "Books": 0.4607}[title]
     return (
         f"Target: {model} taught the corpus, muse-bench/MUSE-{title}_target. MUSE reads it with "
         "the tokenizer of meta-llama/Llama-2-7b-hf; where the folder of the target has none, put "
-        "both into one and give that as model.path."
+        "both into one and give that as model.path. Evaluation: PrivLeak needs a retain model, "
+        f"evaluation.retain_run, or its published AUC, evaluation.options.retain_auc={auc}."
     )
+
+
+def muse_evaluation(corpus: str, preset: str = "muse") -> Values:
+    """The four criteria of MUSE on its texts on the hub."""
+    folder = f"muse-bench/MUSE-{corpus.capitalize()}"
+    return {"benchmark": "muse", "preset": preset, "options": Inline(folder=folder)}
 
 
 def muse_recipe(corpus: str, label: str, method: str, *, epochs: int, name: str = "") -> Recipe:
@@ -89,7 +97,7 @@ def muse_recipe(corpus: str, label: str, method: str, *, epochs: int, name: str 
         },
         method=method,
         training=muse_training(epochs),
-        evaluation={"benchmark": "custom"},
+        evaluation=muse_evaluation(corpus),
     )
 
 

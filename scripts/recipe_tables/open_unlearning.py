@@ -18,8 +18,8 @@ from recipe_tables.common import (
     training,
 )
 from recipe_tables.layout import Recipe, scalar
-from recipe_tables.muse import muse_recipe, muse_training
-from recipe_tables.wmdp import CORPORA, PIECES, rmu_recipe
+from recipe_tables.muse import muse_evaluation, muse_recipe, muse_training
+from recipe_tables.wmdp import CORPORA, PIECES, QUESTIONS, rmu_recipe
 
 RMU_OU = (
     "RMU(layer=7, steering=2, average=broadcast, positions=unshifted)"
@@ -194,6 +194,7 @@ def _ou_muse(corpus: str, key: str, label: str, method: str, what: str) -> Recip
         data=dict(base.data) | {"text_form": "open_unlearning", "retain_pairing": "random"},
         method=method,
         training=muse_training(10) | ({"trainable": "all"} if key == "rmu" else {}),
+        evaluation=muse_evaluation(corpus, "muse_ou"),
     )
 
 
@@ -212,6 +213,7 @@ def _ou_wmdp(topic: str) -> Recipe:
                 files=f"wmdp/{topic}-forget-corpus.jsonl and wmdp/{topic}-retain-corpus.jsonl"
             ),
             PIECES,
+            QUESTIONS,
             MIXED,
         ),
         seed=0,

@@ -14,7 +14,7 @@ from recipe_tables.common import (
     model_section,
     training,
 )
-from recipe_tables.layout import Recipe, scalar
+from recipe_tables.layout import Inline, Recipe, scalar
 
 WIKITEXT = (
     "The retain text is the test split of wikitext-2-raw-v1, its lines of more than {least} "
@@ -27,6 +27,12 @@ CORPORA = (
 PIECES = (
     "Texts longer than max_length are cut into several samples; that code keeps the first piece "
     "only."
+)
+
+QUESTIONS = (
+    "Evaluation asks the multiple-choice questions of this topic and MMLU by lm-evaluation-harness "
+    "(pip install 'expunge[lm-eval]'), which reads them from the hub; to measure the texts alone: "
+    "evaluation.harness.tasks=[]."
 )
 
 
@@ -68,6 +74,7 @@ def rmu_recipe(
             + " "
             + WIKITEXT.format(least=0),
             PIECES,
+            QUESTIONS,
             PRECISION,
         ),
         seed=42,
@@ -87,7 +94,11 @@ def rmu_recipe(
             5e-5, 1, max_steps=batches, batch=4, decay=0.0, schedule="constant",
             warmup={"warmup_steps": 0}, clip=None, trainable="auto",
         ),
-        evaluation={"benchmark": "custom"},
+        evaluation={
+            "benchmark": "wmdp",
+            "options": Inline(topic=topic),
+            "harness": Inline(tasks=["benchmark"]),
+        },
     )  # fmt: skip
 
 
@@ -112,6 +123,7 @@ def _simnpo(key: str, label: str, method: str, rate: float, beta: str) -> Recipe
             *((forms[key],) if key in forms else ()),
             CORPORA.format(files="wmdp/bio-forget-corpus.jsonl") + " " + WIKITEXT.format(least=50),
             PIECES,
+            QUESTIONS,
             MIXED,
         ),
         seed=3 if key == "ga_gd" else 0,

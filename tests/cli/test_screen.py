@@ -43,6 +43,21 @@ def test_plain_lines_come_now_and_then(clock: Clock, capsys: pytest.CaptureFixtu
     assert len(lines) == 2 + 10
 
 
+def test_the_time_left_is_that_of_what_is_counted_now(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ui = PlainUi(interval=1)
+    ui.stage("Evaluate")
+    clock.now += 100
+    ui.progress(2, 2, "scoring answers")
+    clock.now += 5
+    ui.progress(1, 2, "generating answers")
+
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "   1/2 (50%), about 5 s left  generating answers"
+    )
+
+
 def test_plain_table_is_aligned(capsys: pytest.CaptureFixture[str]) -> None:
     PlainUi().table("Models", ["", "ROUGE"], [["target", "0.9"], ["unlearned", "0.4"]])
 

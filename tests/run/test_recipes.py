@@ -26,6 +26,8 @@ from expunge.run.recipes import find_recipe, recipe_header, recipe_names
 from expunge.run.resolve import load_config
 from expunge.run.sections import DataSource
 from expunge.run.ui import SilentUi
+from expunge.testing.muse import tiny_muse
+from expunge.testing.real_world import tiny_real_world
 from expunge.testing.tiny import tiny_model, tiny_tokenizer, toy_facts
 
 NAMES = recipe_names()
@@ -211,6 +213,32 @@ def test_numbers(name: str, method: str, rate: float, epochs: int, batch: int) -
     assert training.effective_batch_size == batch
 
 
+def benchmark_of(name: str) -> tuple[str | None, str | None, object]:
+    section = config_of(name).evaluation
+    assert section is not None
+    return section.benchmark, section.preset, section.options.get("folder")
+
+
+@pytest.mark.parametrize("name", GENERATED)
+def test_a_recipe_is_measured_by_the_benchmark_of_its_data(name: str) -> None:
+    found = benchmark_of(name)
+    folder, _, rest = name.partition("/")
+    corpus = next((c for c in ("news", "books") if c in rest), None)
+    if corpus is not None:
+        preset = "muse_ou" if folder == "open_unlearning" else "muse"
+        assert found == ("muse", preset, f"muse-bench/MUSE-{corpus.capitalize()}")
+    elif "real_world" in rest:
+        assert found == ("real_world", "real_world_cl", "real_world")
+    elif "wmdp" in name:
+        section = config_of(name).evaluation
+        assert section is not None
+        assert section.options == {"topic": "cyber" if "cyber" in name else "bio"}
+        assert found[0] == "wmdp"
+        assert section.harness.tasks == ("benchmark",)
+    else:
+        assert found[0] == ("custom" if name == "llmu/harm_opt_1_3b" else "tofu")
+
+
 # With a tiny model --------------------------------------------------------------------------------
 
 NUM_ROWS = 6
@@ -228,6 +256,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for kind, rows in (("questions", FACTS), ("text", texts)):
         write(root / f"forget_{kind}.jsonl", rows[:NUM_ROWS])
         write(root / f"retain_{kind}.jsonl", rows[NUM_ROWS:])
+    tiny_muse(root / "muse")
+    (root / "people").mkdir()
+    tiny_real_world(root / "people")
     return root
 
 
@@ -267,6 +298,9 @@ def in_place(name: str, place: Path, *, packaged: bool = True) -> tuple[str, ...
         else:
             kind = "text" if is_text(source.source) else "questions"
             path = place / f"{part}_{kind}.jsonl"
+            if source.source == "real_world/forget.json":
+                # Only what the folder of the evaluation asks about can be forgotten.
+                path = place / "people" / "forget.json"
             found += [f"data.{part}={{source: {path}, columns: {columns(source)}}}"]
     questions = None
     if data.forget.source.startswith("tofu:") and packaged:
@@ -276,7 +310,16 @@ def in_place(name: str, place: Path, *, packaged: bool = True) -> tuple[str, ...
         found.append(f"data.proxies={answers(place, 'proxy_answer', questions)}")
     if "AltPO" in method:
         found.append(f"data.alternates={answers(place, 'alternate', questions)}")
-    return tuple(found)
+    return (*found, *evaluation_in_place(name, place))
+
+
+def evaluation_in_place(name: str, place: Path) -> list[str]:
+    """Overrides that put local folders in place of those of the evaluation, and no tasks."""
+    section = config_of(name).evaluation
+    assert section is not None
+    folder = {"muse": "muse", "real_world": "people"}.get(section.benchmark or "")
+    found = [] if folder is None else [f"evaluation.options.folder={place / folder}"]
+    return found + (["evaluation.harness.tasks=[]"] if section.harness.tasks else [])
 
 
 def is_text(source: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -119,6 +119,9 @@ class Benchmark:
         builder: Makes the probes.
         options: Options of its own, such as a folder of data, and what they are.
         harness: Tasks of lm-evaluation-harness that belong to it; run only when asked for.
+        reader: Reads the folder that the option `folder` names and raises what is wrong with it;
+            None for a benchmark without one. For a check where there is no forget set to build the
+            probes with.
     """
 
     name: str
@@ -132,6 +135,7 @@ class Benchmark:
     builder: ProbeBuilder
     options: Mapping[str, str] = field(default_factory=dict)
     harness: tuple[HarnessTask, ...] = ()
+    reader: Callable[[str], object] | None = None
 
     def preset(self, name: str | None) -> Preset:
         """The preset of a name; None is the benchmark's own way: all rows, nothing special.
@@ -143,7 +147,7 @@ class Benchmark:
         if name == self.name and name not in self.presets:
             return Preset(name=self.name, title=self.title)
         if name not in self.presets:
-            known = [self.name, *self.presets]
+            known = list(dict.fromkeys([self.name, *self.presets]))
             raise InputError(f"{self.name} has no preset {name!r}. {did_you_mean(name, known)}")
         return self.presets[name]
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from expunge.benchmarks import Aggregate, Benchmark, Measure, Preset, register
@@ -320,5 +321,6 @@ BENCHMARK = register(
         presets=PRESETS,
         builder=build_probes,
         options=_OPTIONS,
+        reader=partial(load_muse, parts=PARTS),
     )
 )

@@ -117,6 +117,7 @@ BENCHMARK = register(
         },
         builder=build_probes,
         options=_OPTIONS,
+        reader=evaluation_rows,
         # Closer Look asks them with the beginning-of-sequence token.
         harness=tuple(replace(task, add_bos=True) for task in GENERAL_TASKS),
     )

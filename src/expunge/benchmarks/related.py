@@ -166,6 +166,7 @@ BENCHMARK = register(
             ),
         },
         builder=build_probes,
+        reader=load_related,
         options=OPTIONS,
     )
 )

@@ -61,6 +61,8 @@ class PlainUi:
         share = f"{done}/{total}" + (f" ({100 * done // total}%)" if total else "")
         left = "" if finished else f", about {_duration(now - self._stage_start, done, total)} left"
         typer.echo(f"   {share}{left}" + (f"  {label}" if label else ""))
+        if finished:
+            self._stage_start = now  # what is counted next has its own pace
 
     def note(self, text: str) -> None:
         """The text as it is."""

@@ -397,8 +397,8 @@ def _readability(data: ReportData) -> Iterator[Finding]:
 def assumptions(data: ReportData) -> tuple[str, ...]:
     """Circumstances of this very run that limit what its numbers mean."""
     if data.manifest is None:
-        return ()
-    notes = list(data.manifest.notes)
+        return data.notes
+    notes = [*data.manifest.notes, *data.notes]
     post = data.manifest.method.hyperparameters.get("post") if data.manifest.method else None
     if isinstance(post, dict) and post.get("result") == "combination":
         notes.append(

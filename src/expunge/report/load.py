@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -50,16 +51,27 @@ def load_report(run_folder: Path | str) -> ReportData:
     trained = manifest is None or manifest.method is not None
     proxy_file = _proxy_file(folder, manifest)
     proxies = _read_proxies(proxy_file, absences)
+    models = _read_models(folder / "evaluation", absences)
+    named = retain_folders(folder, manifest)
+    retains: list[ModelReport] = []
+    if [path.resolve() for path in named] != [(folder / "evaluation" / "retain").resolve()]:
+        retains = _read_retains(named, models, absences)
+        # The run's own stands there only if it is named as well.
+        models.pop("retain", None)
+    if retains:
+        models["retain"] = retains[0]
     return ReportData(
         folder=folder,
         name=manifest.name if manifest else folder.resolve().name,
         manifest=manifest,
         config=config,
         log=_read_log(folder / "log.jsonl", absences) if trained else (),
-        models=_read_models(folder / "evaluation", retain_folders(folder, manifest), absences),
+        models=models,
+        further_retains=tuple(retains[1:]),
         proxies=proxies,
         proxy_making=_read_making(proxy_file, proxies, absences),
         absences=tuple(absences),
+        notes=tuple(_notes(models, retains)),
     )
 
 
@@ -162,20 +174,36 @@ def _floats(values: Mapping[str, Any]) -> dict[str, float]:
 def retain_folders(folder: Path, manifest: RunManifest | None) -> tuple[Path, ...]:
     """Evaluation folders of the retain models of a run, whether or not they exist.
 
-    Those of the runs that the settings name, else the run's own. A named file of another project
-    has no folder, and is itself in the result.
+    Those that the scores were computed with: of the runs that the results name, else the run's own.
+    Results that do not say it are taken to follow the settings. A named file of another project has
+    no folder, and is itself in the result.
 
     Args:
         folder: The run folder.
         manifest: Its description.
     """
-    evaluation = manifest.config.get("evaluation") if manifest else None
-    named = evaluation.get("retain_run") if isinstance(evaluation, dict) else None
+    named = _scored_with(folder)
+    if named is None:
+        evaluation = manifest.config.get("evaluation") if manifest else None
+        named = evaluation.get("retain_run") if isinstance(evaluation, dict) else None
     names = [named] if isinstance(named, str) else named if isinstance(named, list | tuple) else []
     paths = [Path(name) for name in names if isinstance(name, str)]
     if not paths:
         return (folder / "evaluation" / "retain",)
     return tuple(_evaluation_of(path) for path in paths)
+
+
+def _scored_with(folder: Path) -> Any:
+    """`retain_run` of the latest scoring; None where no results of the run tell."""
+    for role in ROLES:
+        try:
+            results = load_record(ModelResults, folder / "evaluation" / role / "results.json")
+        except (InputError, OSError):
+            continue
+        if "retain_run" in results.settings:
+            # All roles are scored together, so any of them knows.
+            return results.settings["retain_run"]
+    return None
 
 
 def _evaluation_of(path: Path) -> Path:
@@ -185,13 +213,8 @@ def _evaluation_of(path: Path) -> Path:
     return path if is_one else inside
 
 
-def _read_models(
-    folder: Path, retains: Sequence[Path], absences: list[Absence]
-) -> dict[str, ModelReport]:
-    """Every evaluated model by role, known roles first; the retain model maybe from another run.
-
-    Of several retain models the first one that is there stands for all of them.
-    """
+def _read_models(folder: Path, absences: list[Absence]) -> dict[str, ModelReport]:
+    """Every evaluated model of the run's own by role, known roles first."""
     found = (
         sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     )
@@ -202,24 +225,71 @@ def _read_models(
     # A folder that starts with a dot is one that a killed process was still writing.
     others = [role for role in found if role not in ROLES and not role.startswith(".")]
     roles = [role for role in ROLES if role in found] + others
-    models = {role: _read_model(folder / role, role, absences) for role in roles}
-    elsewhere = [path for path in retains if path.parent != folder]
-    for path in elsewhere:
-        if not path.is_dir():
-            name = path.name if path.is_file() else path.parent.parent.name
-            why = (
-                f"{one_line(name, 80)} is a file of another project, not a run"
-                if path.is_file()
-                else f"{one_line(name, 80)} with its results is not where it was"
+    return {role: _read_model(folder / role, role, absences) for role in roles}
+
+
+def _read_retains(
+    paths: Sequence[Path], models: Mapping[str, ModelReport], absences: list[Absence]
+) -> list[ModelReport]:
+    """The retain models in these folders, those that are there.
+
+    Their truth ratios are computed with the options of this run's results, as the scores were.
+    """
+    scored = [each.results for each in models.values() if each.results and each.role != "retain"]
+    options = scored[0].settings.get("metric_options") if scored else None
+    found = []
+    for number, path in enumerate(paths, 1):
+        if path.is_dir():
+            model = _read_model(path, "retain", absences, options)
+            found.append(replace(model, number=number if len(paths) > 1 else None))
+            continue
+        name = path.name if path.is_file() else path.parent.parent.name
+        why = (
+            f"{one_line(name, 80)} is a file of another project, not a run"
+            if path.is_file()
+            else f"{one_line(name, 80)} with its results is not where it was"
+        )
+        absences.append(Absence(what="retain model", why=why))
+    return found
+
+
+def _notes(models: Mapping[str, ModelReport], retains: Sequence[ModelReport]) -> Iterator[str]:
+    """What the scoring noted, and retain models whose own scores were made another way."""
+    scored = [
+        each.results
+        for role, each in models.items()
+        if each.results and not (role == "retain" and retains)
+    ]
+    yield from dict.fromkeys(text for each in scored for text in _texts(each.settings, "notes"))
+    for model in retains if scored else ():
+        if model.results and _scoring(model.results) != _scoring(scored[0]):
+            yield (
+                f"The scores shown for the {model.label.lower()} are those of its own run, which "
+                f"were made with {_way(model.results)}; the other models' were made with "
+                f"{_way(scored[0])}."
             )
-            absences.append(Absence(what="retain model", why=why))
-    found_there = [path for path in elsewhere if path.is_dir()]
-    if found_there:
-        models["retain"] = _read_model(found_there[0], "retain", absences)
-    return models
 
 
-def _read_model(folder: Path, role: str, absences: list[Absence]) -> ModelReport:
+def _texts(values: Mapping[str, Any], name: str) -> list[str]:
+    found = values.get(name)
+    return [text for text in found if isinstance(text, str)] if isinstance(found, list) else []
+
+
+def _scoring(results: ModelResults) -> tuple[Any, ...]:
+    settings = results.settings
+    return (results.benchmark, settings.get("preset"), settings.get("metric_options") or {})
+
+
+def _way(results: ModelResults) -> str:
+    _, preset, options = _scoring(results)
+    words = f"benchmark {results.benchmark}, preset {preset}" if preset else results.benchmark
+    return f"{words} and options {json.dumps(options, sort_keys=True)}" if options else words
+
+
+def _read_model(
+    folder: Path, role: str, absences: list[Absence], options: Any = None
+) -> ModelReport:
+    """One model; `options` are those of its metrics if it was scored with others elsewhere."""
     results = None
     try:
         results = load_record(ModelResults, folder / "results.json")
@@ -227,7 +297,8 @@ def _read_model(folder: Path, role: str, absences: list[Absence]) -> ModelReport
     except (InputError, OSError) as error:
         why = _reason(folder / "results.json", error)
         absences.append(Absence(what=f"scores of the {role_label(role).lower()}", why=why))
-    options = results.settings.get("metric_options") if results else None
+    if options is None and results:
+        options = results.settings.get("metric_options")
     tables = {}
     for path in sorted(folder.glob("*.parquet")):
         table = _read_table(path, role, options, absences)

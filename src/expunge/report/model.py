@@ -112,16 +112,19 @@ class ModelReport:
         role: "base", "target", "unlearned", "retain", or a free name.
         results: Its scores; None when they are missing.
         tables: Its per-sample tables, by probe.
+        number: Its place among several models of the role, from 1; None where it is the only one.
     """
 
     role: str
     results: ModelResults | None = None
     tables: Mapping[str, ProbeTable] = field(default_factory=dict)
+    number: int | None = None
 
     @property
     def label(self) -> str:
-        """Readable name of the role."""
-        return role_label(self.role)
+        """Readable name: that of the role, and the number where there are several."""
+        label = role_label(self.role)
+        return label if self.number is None else f"{label} {self.number}"
 
     def score(self, key: str) -> Score | None:
         """The score under `key`, also one without a value; None when there is no such entry."""
@@ -203,9 +206,12 @@ class ReportData:
         config: Text of config.yaml; None when missing.
         log: Training log, one entry per logged step; empty when nothing was trained.
         models: The evaluated models by role, in the order of `ROLES`.
+        further_retains: The retain models after the first, where the scores were computed with
+            several; the first stands among `models`.
         proxies: The proxy answers; None when the run has no proxy file.
         proxy_making: How they came about, as far as it is recorded.
         absences: What is missing and why.
+        notes: What a reader of the scores must know, beside the notes of the manifest.
     """
 
     folder: Path
@@ -214,9 +220,21 @@ class ReportData:
     config: str | None = None
     log: tuple[LogEntry, ...] = ()
     models: Mapping[str, ModelReport] = field(default_factory=dict)
+    further_retains: tuple[ModelReport, ...] = ()
     proxies: tuple[ProxyAnswer, ...] | None = None
     proxy_making: ProxyMaking = ProxyMaking()
     absences: tuple[Absence, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def all_models(self) -> tuple[ModelReport, ...]:
+        """Every evaluated model, all retain models among them."""
+        return (*self.models.values(), *self.further_retains)
+
+    @property
+    def retain_models(self) -> tuple[ModelReport, ...]:
+        """The retain models in the order in which the scores were computed with them."""
+        return tuple(model for model in self.all_models if model.role == "retain")
 
     def score(self, role: str, key: str) -> Score | None:
         """The score of a model; None when there is no such model or entry."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -19,15 +20,31 @@ OUTERMOST: Final = 1e6  # the axis goes from its inverse to it at most
 _DASHES: Final = {"base": "dot", "target": "dash", "unlearned": "solid", "retain": "dashdot"}
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Ratios:
+    """Truth ratios of one model on the forget set.
+
+    Attributes:
+        role: Its role.
+        label: Its name in the figure.
+        values: Those that could be computed, shape [n].
+    """
+
+    role: str
+    label: str
+    values: NDArray[np.float64]
+
+
 def truth_ratio_figure(data: ReportData) -> Figure | None:
     """Distribution functions of the forget truth ratios, with D drawn where it is reached.
 
-    None when no model has truth ratios.
+    Of several retain models all are drawn, and D to the one at the median distance, which is the
+    one that forget quality is about. None when no model has truth ratios.
     """
     ratios = _ratios(data)
     if not ratios:
         return None
-    span = _axis_span(ratios.values())
+    span = _axis_span(each.values for each in ratios)
     layout: dict[str, Any] = {
         "xaxis": axis(
             "truth ratio (log scale)",
@@ -40,15 +57,16 @@ def truth_ratio_figure(data: ReportData) -> Figure | None:
         "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
         "shapes": [rule(x=1, dash="dot")],
     }
-    traces = [_curve(role, values, span) for role, values in ratios.items()]
-    distances = _distances(ratios)
+    retains = [each for each in ratios if each.role == "retain"]
+    traces = [_curve(each, span, thin=each in retains[1:]) for each in ratios]
+    distances = _distances(ratios, retains)
     if (marked := distances.get("unlearned")) is not None:
         traces.append(_distance_trace(marked, span))
         layout["annotations"] = [_distance_label(marked, span)]
     caption = (
         "Truth ratio: probability of wrong answers over that of the right one, per token. At 1 "
         "(dotted line) both are equally likely; left of it the right answer is preferred. "
-        f"{_distances_in_words(distances, ratios)}{_true_distance(data)}"
+        f"{_distances_in_words(distances, retains)}{_true_distance(data, len(retains))}"
     )
     return Figure(
         name="truth-ratios",
@@ -60,15 +78,15 @@ def truth_ratio_figure(data: ReportData) -> Figure | None:
     )
 
 
-def _ratios(data: ReportData) -> dict[str, NDArray[np.float64]]:
-    """Forget truth ratios by role, of models that have any."""
-    found = {}
-    for role in data.models:
-        table = data.table(role, "forget")
+def _ratios(data: ReportData) -> list[_Ratios]:
+    """Forget truth ratios of the models that have any."""
+    found = []
+    for model in data.all_models:
+        table = model.tables.get("forget")
         if table is not None and table.truth_ratios is not None:
             values = table.truth_ratios[~np.isnan(table.truth_ratios)]
             if values.size:
-                found[role] = values
+                found.append(_Ratios(role=model.role, label=model.label, values=values))
     return found
 
 
@@ -106,26 +124,34 @@ def _ticks(low: float, high: float) -> list[float]:
     return ticks
 
 
-def _curve(role: str, values: NDArray[np.float64], span: Span) -> dict[str, Any]:
-    xs, shares = ecdf(np.clip(values, span.low, span.high))
+def _curve(ratios: _Ratios, span: Span, *, thin: bool) -> dict[str, Any]:
+    xs, shares = ecdf(np.clip(ratios.values, span.low, span.high))
+    dash = _DASHES.get(ratios.role, "solid")
     return {
         "type": "scatter",
         "mode": "lines",
         "x": [span.low, *xs, span.high],
         "y": [0.0, *shares, 1.0],
-        "name": safe(role_label(role)),
-        "line": {"shape": "hv", "width": 2, "dash": _DASHES.get(role, "solid")},
-        "meta": {"role": role},
+        "name": safe(ratios.label),
+        "line": {"shape": "hv", "width": 1 if thin else 2, "dash": dash},
+        "meta": {"role": ratios.role},
         "hovertemplate": "truth ratio %{x:.3g}: %{y:.0%} at or below<extra></extra>",
     }
 
 
-def _distances(ratios: Mapping[str, NDArray[np.float64]]) -> dict[str, Distance]:
-    """Distance of every model to the retain model; empty without one."""
-    if "retain" not in ratios:
-        return {}
-    found = {role: ks_distance(values, ratios["retain"]) for role, values in ratios.items()}
-    return {role: d for role, d in found.items() if d is not None and role != "retain"}
+def _distances(ratios: Sequence[_Ratios], retains: Sequence[_Ratios]) -> dict[str, Distance]:
+    """Distance of every model to the retain model by role; empty without one.
+
+    To several retain models it is the median one, of two middle ones the larger, as in the test.
+    """
+    found = {}
+    for each in ratios:
+        if each.role != "retain":
+            known = [ks_distance(each.values, retain.values) for retain in retains]
+            to = sorted((d for d in known if d is not None), key=lambda d: d.statistic)
+            if to:
+                found[each.role] = to[len(to) // 2]
+    return found
 
 
 def _distance_trace(distance: Distance, span: Span) -> dict[str, Any]:
@@ -156,28 +182,33 @@ def _distance_label(distance: Distance, span: Span) -> dict[str, Any]:
     }
 
 
-def _distances_in_words(
-    distances: Mapping[str, Distance], ratios: Mapping[str, NDArray[np.float64]]
-) -> str:
-    if "retain" not in ratios:
+def _distances_in_words(distances: Mapping[str, Distance], retains: Sequence[_Ratios]) -> str:
+    if not retains:
         return "Without truth ratios of a retain model there is no distance D to mark."
     said = [f"{number(d.statistic)} for the {role_label(r).lower()}" for r, d in distances.items()]
-    return f"D, the largest vertical distance to the retain model, is {'; '.join(said) or DASH}."
+    to = "the retain model" if len(retains) == 1 else "the retain model at the median distance"
+    return f"D, the largest vertical distance to {to}, is {'; '.join(said) or DASH}."
 
 
-def _true_distance(data: ReportData) -> str:
-    """How far the unlearned model may really be, and which of several retain models is drawn."""
+def _true_distance(data: ReportData, drawn: int) -> str:
+    """How far the unlearned model may really be, and how many retain models are drawn."""
     model = data.models.get("unlearned")
     test = model.forget_quality if model else None
-    if test is None or test.low is None or test.high is None:
-        return ""
-    words = (
-        f" Over all questions that might be asked, the unlearned model's true distance is between "
-        f"{number(test.low)} and {number(test.high)} (95%)."
-    )
-    if len(test.distances) > 1:
+    words = ""
+    if test is not None and test.low is not None and test.high is not None:
+        words = (
+            f" Over all questions that might be asked, the unlearned model's true distance is "
+            f"between {number(test.low)} and {number(test.high)} (95%)."
+        )
+    asked = len(test.distances) if test is not None else 0
+    if test is not None and drawn and drawn < asked:
         words += (
-            f" The first of {len(test.distances)} retain models is drawn; the test is that against "
-            f"the one at the median distance, D = {number(test.statistic)}."
+            f" Only {drawn} of {asked} retain models can be drawn; by all of them the median "
+            f"distance is D = {number(test.statistic)}."
+        )
+    elif drawn > 1:
+        words += (
+            f" All {drawn} retain models are drawn: how far they are apart is what chance alone "
+            "makes."
         )
     return words

@@ -16,6 +16,7 @@ from expunge.report.findings import NO_CERTIFICATE
 from expunge.report.formats import contrast_grid, to_csv, to_markdown
 from expunge.report.html import render_page
 from expunge.report.measures import mark, metric_explanation, metric_label
+from expunge.report.relations import HEADERS, INTRODUCTION, Relations, read_relations
 from expunge.report.scenario_changes import Change, Changes
 from expunge.report.scenario_figures import arm_figures, request_figures, time_figure
 from expunge.report.scenario_values import (
@@ -170,6 +171,7 @@ def _write_arms(scenario: Scenario) -> Path:
     chance = chance_note(contrasts)
     figures = arm_figures(scenario, shown)
     said = arm_statements(contrasts)
+    relations = read_relations(scenario.folder)
     page = render_page(
         "arms.html.jinja",
         title=f"Arms: {scenario.record.name}",
@@ -182,10 +184,13 @@ def _write_arms(scenario: Scenario) -> Path:
         footnotes=Footnotes(),
         contrast_grids=[(contrast, contrast_grid(contrast)) for contrast in contrasts],
         chance=chance,
+        relations=relations,
+        relation_headers=HEADERS,
+        relation_text=INTRODUCTION,
         pages=_pages(scenario.stages),
         no_certificate=NO_CERTIFICATE,
     )
-    markdown = _arms_markdown(scenario, replace(shown, contrasts=contrasts), said)
+    markdown = _arms_markdown(scenario, replace(shown, contrasts=contrasts), said, relations)
     return _write(scenario, page, markdown, to_csv(table), _results(scenario, table, said))
 
 
@@ -315,14 +320,38 @@ def _requests_markdown(
     return _document([*parts, *_ending(scenario)])
 
 
-def _arms_markdown(scenario: Scenario, table: Table, said: Sequence[str]) -> str:
+def _arms_markdown(
+    scenario: Scenario, table: Table, said: Sequence[str], relations: Relations
+) -> str:
     parts = [
         f"# Arms: {markdown_text(scenario.record.name)}",
         markdown_text(summary(scenario, ())),
         *_listed("What differs", said),
         *(["## Models", to_markdown(table, rows="measures")] if table.rows else []),
+        *_relations_markdown(relations),
     ]
     return _document([*parts, *_ending(scenario)])
+
+
+def _relations_markdown(relations: Relations) -> list[str]:
+    if not relations.rows:
+        return _listed(
+            "Gradients and the update", [f"{relations.problem}."] * bool(relations.problem)
+        )
+    lines = [HEADERS, ["---"] * len(HEADERS), *relations.rows]
+    meanings = [f"{kind.label}: {kind.meaning}." for kind in relations.kinds]
+    return [
+        "## Gradients and the update",
+        markdown_text(INTRODUCTION),
+        "\n".join(map(_piped, lines)),
+        "\n".join(f"- {markdown_text(text)}" for text in meanings),
+    ]
+
+
+def _piped(cells: Sequence[str]) -> str:
+    return (
+        "| " + " | ".join(each if each == "---" else markdown_text(each) for each in cells) + " |"
+    )
 
 
 def _document(parts: Iterable[str]) -> str:
@@ -371,10 +400,7 @@ def _grid(scenario: Scenario, matrix: Matrix, back: Sequence[Return]) -> str:
             for row in matrix.rows
         ),
     ]
-    piped = [
-        "| " + " | ".join(each if each == "---" else markdown_text(each) for each in line) + " |"
-        for line in lines
-    ]
+    piped = [_piped(line) for line in lines]
     notes = [f"({i}) {reason}" for i, reason in enumerate(footnotes.texts, 1)]
     if verdicts:
         notes.insert(0, "Without a word a later value is not distinguishable from the first one.")

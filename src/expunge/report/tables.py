@@ -182,7 +182,7 @@ class Footnotes:
 
 def table_of(data: ReportData) -> Table:
     """All models of one run by all measures."""
-    named = [(model, model.label, data.name) for model in data.models.values()]
+    named = [(model, model.label, data.name) for model in data.all_models]
     return _table(f"Models of the run {data.name}", named, data.method or "", ())
 
 
@@ -194,7 +194,7 @@ def compare_reports(reports: Sequence[ReportData]) -> Table:
     """
     shared: dict[tuple[str, str], list[tuple[ReportData, ModelReport]]] = {}
     for position, report in enumerate(reports):
-        for model in report.models.values():
+        for model in report.all_models:
             # Two runs of one method are two results, also when they came out equal.
             name = f"run {position}" if model.role not in _SHARED else _identity(model)
             shared.setdefault((model.role, name), []).append((report, model))

@@ -264,7 +264,10 @@ def evaluation_rows(data: ReportData) -> list[tuple[str, str]]:
         return []
     results = evaluated[0]
     head = ("benchmark", f"{results.benchmark}, version {results.benchmark_version}")
-    return [head, *_flat(results.settings)]
+    # Notes stand among the limits; without a named run there is nothing to say of it.
+    left_out = {"notes", *(() if results.settings.get("retain_run") else ("retain_run",))}
+    shown = {name: value for name, value in results.settings.items() if name not in left_out}
+    return [head, *_flat(shown)]
 
 
 def facts(run: RunManifest) -> Iterator[Facts]:

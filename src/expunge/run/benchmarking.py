@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from expunge.core.errors import InputError, Problem
 from expunge.core.registry import Registry
 from expunge.data import RowSet
 from expunge.data.write import write_rows
+from expunge.report.scenario import write_scenario_report
 from expunge.run.check import check
 from expunge.run.config import RunConfig
 from expunge.run.jobs import union
@@ -18,6 +19,8 @@ from expunge.run.pipelines import run_all
 from expunge.run.scenarios import Arm, run_arms, run_requests
 from expunge.run.sections import DataSource, FactsConfig, ScenarioConfig
 from expunge.run.ui import Ui
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +76,7 @@ def _options(config: RunConfig) -> dict[str, Any]:
 
 
 def _single(config: RunConfig, ui: Ui) -> Path:
-    found = check(config, verb="unlearn")
+    found = check(config, verb="run")
     found.raise_if_problems(config.name)
     for text in found.warnings:
         ui.warning(text)
@@ -97,10 +100,30 @@ def _with_rows(config: RunConfig, **sets: RowSet | None) -> RunConfig:
     return config.model_copy(update=changes)
 
 
+def _read(config: RunConfig, read: Callable[[Path | str], R]) -> R:
+    """What is in the folder of data; a damaged one is reported with whatever else is wrong.
+
+    Raises:
+        InputError: The folder or anything else of the run is not as it should be; all of it at
+            once.
+    """
+    try:
+        return read(_options(config)["folder"])
+    except InputError as error:
+        found = check(config, verb="run").problems
+        # The rows and the probes come from the folder, which has been found wrong already.
+        others = [
+            each
+            for each in found
+            if each.where != "evaluation.options" and not each.where.startswith("data.")
+        ]
+        raise InputError([*error.problems, *others]) from None
+
+
 def _real_world(config: RunConfig, ui: Ui) -> Path:
     from expunge.data.real_world import training_rows
 
-    rows = training_rows(_options(config)["folder"])
+    rows = _read(config, training_rows)
     return _single(_with_rows(config, forget=rows.forget, retain=rows.retain), ui)
 
 
@@ -112,7 +135,7 @@ def _muse_config(config: RunConfig) -> RunConfig:
     """MUSE trains on raw/forget and raw/retain1; the target has seen all but the holdout."""
     from expunge.data.muse import load_muse
 
-    sets = load_muse(_options(config)["folder"]).sets
+    sets = _read(config, load_muse).sets
     forget, retain = sets["raw/forget"], sets.get("raw/retain1")
     known = sets.get("train/retain", retain)
     taught = sets.get("train/full")
@@ -167,10 +190,11 @@ def _related_knowledge(config: RunConfig, ui: Ui) -> Path:
     evaluation = config.evaluation.model_copy(
         update={"options": {**config.evaluation.options, "folder": str(folder)}}
     )
-    arms = plan_arms(load_related(folder))
+    arms = plan_arms(load_related(folder) if given is None else _read(config, load_related))
     chosen = config.model_copy(update={"evaluation": evaluation, "scenario": None})
     found = run_arms(chosen, [Arm(**vars(arm)) for arm in arms], ui)
     write_relations(chosen, arms, folder, ui)
+    write_scenario_report(found)  # which has had no relations to show so far
     return found
 
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from expunge.core.errors import InputError, Problem, Problems
-from expunge.run import check_data, check_run
+from expunge.run import check_data, check_memory, check_run
 from expunge.run.check_data import Findings
 from expunge.run.config import RunConfig
 
-Verb = Literal["unlearn", "finetune", "proxies", "alternates", "evaluate", "demo"]
+Verb = Literal["unlearn", "run", "finetune", "proxies", "alternates", "evaluate", "demo"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,8 @@ def check(config: RunConfig, *, verb: Verb | None = None) -> CheckReport:
 
     Args:
         config: The configuration, valid in itself.
-        verb: What it will be used for; None: unlearning if it names a method, else fine-tuning.
+        verb: What it will be used for, `run` being unlearning that writes the answers it lacks
+            first; None: unlearning if it names a method, else fine-tuning.
     """
     verb = verb or ("finetune" if config.method is None and config.finetune else "unlearn")
     found = Findings(config=config, problems=Problems())
@@ -70,6 +71,25 @@ _PARTS: dict[Verb, tuple[Callable[[Findings], None], ...]] = {
         check_run.check_batches,
         check_run.check_training,
         check_run.check_evaluation,
+        check_memory.check_memory,
+        check_run.check_output,
+    ),
+    "run": (
+        check_run.check_method,
+        check_data.check_rows,
+        check_data.check_rejections,
+        check_data.check_proxies_or_exemplars,
+        check_data.check_alternates_if_there,
+        check_run.check_stream_texts,
+        check_run.check_reserve,
+        check_run.check_models,
+        check_run.check_layers,
+        check_run.check_writers,
+        check_data.check_lengths,
+        check_run.check_batches,
+        check_run.check_training,
+        check_run.check_evaluation,
+        check_memory.check_memory,
         check_run.check_output,
     ),
     "demo": (
@@ -80,6 +100,7 @@ _PARTS: dict[Verb, tuple[Callable[[Findings], None], ...]] = {
         check_run.check_batches,
         check_run.check_training,
         check_run.check_evaluation,
+        check_memory.check_memory,
         check_run.check_output,
     ),
     "finetune": (
@@ -89,6 +110,7 @@ _PARTS: dict[Verb, tuple[Callable[[Findings], None], ...]] = {
         check_data.check_lengths,
         check_run.check_batches,
         check_run.check_training,
+        check_memory.check_memory,
         check_run.check_output,
     ),
     "proxies": (

@@ -227,7 +227,7 @@ def _arm_config(config: RunConfig, arm: Arm, folder: Path) -> RunConfig:
 def _check_all(stages: Sequence[RunConfig], ui: Ui) -> None:
     """Everything that is wrong with any of the runs, before weights are loaded."""
     for stage in stages:
-        found = check(stage, verb="unlearn")
+        found = check(stage, verb="run")
         found.raise_if_problems(stage.output_dir)
         for text in found.warnings if stage is stages[0] else ():
             ui.warning(text)
