@@ -4,13 +4,14 @@
 #             VENV       where the environment goes
 #             PIP_FLAGS  more flags for pip; for the small CPU build of torch on Linux:
 #                        --extra-index-url https://download.pytorch.org/whl/cpu
-#             DEMO, PYTEST  more arguments for `expunge demo` and pytest
+#             DEMO, PYTEST, PERF  more arguments for `expunge demo`, pytest and perf/run.py
 
 PYTHON ?= python3
 VENV ?= .venv
 PIP_FLAGS ?=
 DEMO ?=
 PYTEST ?=
+PERF ?=
 WORKERS ?= 2
 
 BIN := $(VENV)/bin
@@ -21,7 +22,7 @@ TORCH := $(VENV)/.made-torch
 RUNTIME := $(VENV)/.made-demo
 TOOLS := $(VENV)/.made-tools
 
-.PHONY: help demo test unit lint format install clean
+.PHONY: help demo test unit lint format perf install clean
 .DEFAULT_GOAL := help
 
 help:
@@ -30,6 +31,7 @@ help:
 	@echo "make unit     the tests alone"
 	@echo "make lint     style, types and import layers alone"
 	@echo "make format   correct the style where a tool can"
+	@echo "make perf     time a training step against the textbook implementation (an idle machine)"
 	@echo "make clean    remove $(VENV) and the tools' caches; runs/ and the model cache stay"
 
 demo: $(RUNTIME)
@@ -50,6 +52,9 @@ lint: $(TOOLS)
 format: $(TOOLS)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+perf: $(RUNTIME)
+	$(BIN)/python perf/run.py --vs naive $(PERF)
 
 install: $(RUNTIME)
 

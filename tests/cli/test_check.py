@@ -167,4 +167,5 @@ def test_every_verb_has_its_parts(place: Path, expunge_cli: Any) -> None:
     without_method = load_config("run.yaml", "method=null", "finetune={}")
     assert check(without_method).problems == ()
     assert "unlearning" not in dict(check(without_method).facts)
-    assert set(_PARTS) == {"unlearn", "finetune", "proxies", "alternates", "evaluate", "demo"}
+    writing = {"proxies", "alternates"}
+    assert set(_PARTS) == {"unlearn", "run", "finetune", *writing, "evaluate", "demo"}

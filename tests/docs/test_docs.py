@@ -13,7 +13,7 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 import pytest
 import typer
@@ -119,7 +119,6 @@ def commands(block: Block) -> Iterator[list[str]]:
 
 
 USAGE_ERROR: Any = typer.BadParameter.__base__
-FREE = {"method.forget", "method.retain", "method.wrapper", "method.post", "evaluation.rows"}
 SHELL = [b for b in ALL_BLOCKS if b.language in ("bash", "console", "sh", "shell")]
 COMMANDS = [(block, words) for block in SHELL for words in commands(block)]
 
@@ -136,6 +135,19 @@ def test_the_commands_are_found() -> None:
     )
     expected = [["unlearn", "x.yaml", "--seed", "1"], ["check", "y.yaml"]]
     assert list(commands(example)) == expected
+
+
+def free() -> set[str]:
+    """Sections whose keys are the user's or a method's own, such as evaluation.options."""
+    from expunge.run.config import keys
+
+    return {key.path for key in keys() if get_origin(key.field.annotation) is dict}
+
+
+def test_sections_of_free_keys_are_found() -> None:
+    some = {f"method.{part}" for part in ("forget", "retain", "wrapper", "post")}
+    assert free() >= {*some, "evaluation.options", "evaluation.also", "evaluation.rows"}
+    assert "evaluation" not in free()
 
 
 def parse(words: list[str]) -> dict[str, Any]:
@@ -175,7 +187,7 @@ def test_commands_parse(block: Block, words: list[str]) -> None:
     for text in values.get("overrides") or values.get("arguments") or ():
         key, assigned, _ = text.partition("=")
         if assigned:
-            assert key in known or key.rpartition(".")[0] in FREE, f"no key {key}"
+            assert key in known or key.rpartition(".")[0] in free(), f"no key {key}"
         elif not text.endswith((".yaml", ".yml")):
             assert text in recipe_names(), f"no recipe {text}"
 

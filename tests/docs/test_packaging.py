@@ -96,7 +96,11 @@ def test_make_knows_what_it_would_do() -> None:
     """Targets chain up to the two commands; nothing runs."""
     # Under `make test` the outer make would hand its own flags and variables on.
     clean = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
-    for target, last in (("demo", "expunge demo"), ("test", "-m pytest")):
+    for target, last in (
+        ("demo", "expunge demo"),
+        ("test", "-m pytest"),
+        ("perf", "perf/run.py --vs naive"),
+    ):
         done = subprocess.run(
             ["make", "--dry-run", "--always-make", "--no-print-directory", target],
             cwd=ROOT,

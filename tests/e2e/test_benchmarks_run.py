@@ -153,7 +153,7 @@ scenario: {facts: {num_facts: 2, num_related: 2}}
     found = json.loads((folder / "relations.json").read_text())
     assert set(found) == {"theta_1", "theta_2", "theta_3"}
     assert found["theta_1"]["gradient_cosine"]["related"]["n"] == 2
-    assert (folder / "report.html").is_file()
+    assert "Gradients and the update" in (folder / "report.html").read_text()
 
 
 def test_muse_and_its_sustainability(place):

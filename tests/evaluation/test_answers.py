@@ -8,6 +8,7 @@ import torch
 
 from expunge.evaluation import answers as module
 from expunge.evaluation.answers import AnswerJob, score_answers
+from expunge.models.trees import TreeSupport
 from expunge.testing.tiny import tiny_model, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer("smollm2")
@@ -164,3 +165,69 @@ def test_the_mode_is_left_alone_between_batches(model):
             assert torch.is_grad_enabled()
     finally:
         model.eval()
+
+
+@pytest.mark.parametrize("layout", ["trees", "padded"])
+def test_layouts_agree_and_trees_are_used(model, monkeypatch, layout):
+    """Answers that begin alike and prompts that begin alike, moments and choices of some."""
+    stem = tokens(6, 20)
+    own = tokens(8, 21)
+    jobs = [
+        AnswerJob((*stem, *tokens(3, 22)), (own, (*own[:5], *tokens(4, 23)), own[:3]), 1, 1),
+        AnswerJob((*stem, *tokens(5, 24)), (tokens(4, 25), tokens(4, 26)), 2),
+        AnswerJob((*stem, *tokens(2, 27)), (tokens(9, 28),), 1),
+    ]
+    if layout == "padded":
+        monkeypatch.setattr(module, "tree_support", lambda _: TreeSupport())
+    rows = []
+    forward = type(model.model).forward
+
+    def spy(self, *args, **kwargs):
+        rows.append(tuple(kwargs["input_ids"].shape))
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(model.model), "forward", spy)
+    found = scored(model, jobs)
+    # One row for the two jobs of several answers: the stem once, and what answers share once.
+    size = 6 + 3 + (7 + 3) + 5 + (3 + 3)
+    assert ((1, size) in rows) == (layout == "trees")
+    for job, scores in zip(jobs, found, strict=True):
+        for number, (score, (logps, greedy)) in enumerate(
+            zip(scores, naive(model, job), strict=True)
+        ):
+            assert score.logps == pytest.approx(logps, abs=1e-5)
+            wanted = job.greedy is None or number < job.greedy
+            assert score.greedy == (greedy if wanted else [])
+            means, variances = naive_moments(model, job, number)
+            if number < job.moments:
+                assert score.means == pytest.approx(means, abs=1e-4)
+                assert score.variances == pytest.approx(variances, abs=1e-4)
+            else:
+                assert score.means == []
+
+
+def naive_moments(model, job, number):
+    """Mean and variance of log p under p, in float64."""
+    with torch.no_grad():
+        logits = model(torch.tensor([job.prompt + job.answers[number]])).logits[0].double()
+    at = logits[len(job.prompt) - 1 : -1].log_softmax(-1)
+    mean = (at.exp() * at).sum(-1)
+    variance = (at.exp() * (at - mean[:, None]) ** 2).sum(-1)
+    return mean.tolist(), variance.tolist()
+
+
+def test_impossible_tokens_do_not_spoil_the_moments():
+    """A logit of -inf has no share: uniform over the other two, mean -log 2, variance 0."""
+    logits = torch.tensor([[1.0, 1.0, -torch.inf]])
+    yes = torch.tensor([True])
+    found = module._reduce(logits, torch.tensor([0]), torch.tensor([1]), moments=yes, greedy=yes)
+    assert found.logps.tolist() == pytest.approx([-math.log(2)])
+    assert found.means.tolist() == pytest.approx([-math.log(2)])
+    assert found.variances.tolist() == pytest.approx([0.0])
+    assert found.greedy.tolist() == [False]
+
+
+def test_small_blocks_change_nothing(model, monkeypatch):
+    whole = scored(model)
+    monkeypatch.setattr(module, "BLOCK_CPU", 1)
+    assert scored(model) == whole

@@ -10,6 +10,7 @@ from expunge.evaluation.probes import EvaluationSettings, Probe
 from expunge.evaluation.runner import run_probes
 from expunge.evaluation.store import EvaluationStore, TablePool
 from expunge.evaluation.tables import COLUMNS
+from expunge.models.fingerprints import model_fingerprint
 from expunge.testing.tiny import tiny_model, tiny_tokenizer, toy_facts
 
 TOKENIZER = tiny_tokenizer("smollm2")
@@ -196,7 +197,13 @@ def test_whatever_decides_a_table_makes_another_key(model, probes):
             "settings": SETTINGS,
             **changes,
         }
-        origin = runner._origin(base["model"], TOKENIZER, base["template"], base["settings"], None)
+        origin = runner._origin(
+            model_fingerprint(base["model"]),
+            "float32",
+            TOKENIZER,
+            base["template"],
+            base["settings"],
+        )
         return runner._info(base["probe"], origin)["key"]
 
     other = Probe(name="forget", rows=probes[0].rows[:5])
@@ -209,6 +216,7 @@ def test_whatever_decides_a_table_makes_another_key(model, probes):
         key(probe=silent),
         key(settings=EvaluationSettings(max_new_tokens=7)),
         key(settings=EvaluationSettings(max_new_tokens=6, max_length=50)),
+        key(settings=EvaluationSettings(max_new_tokens=6, generator="vllm")),
     ]
     assert len(set(keys)) == len(keys)
     assert key(settings=EvaluationSettings(max_new_tokens=6, batch_tokens=9)) == keys[0]

@@ -1,10 +1,12 @@
 """Generation: the same tokens as transformers' own greedy search, whatever the batching."""
 
+import functools
+
 import pytest
 import torch
 
 from expunge.core.errors import InputError
-from expunge.models import generate
+from expunge.models import decoding, generate, slots, trees
 from expunge.models.generate import evaluating, generate_batches, generate_texts
 from expunge.testing.tiny import tiny_model, tiny_tokenizer
 
@@ -66,19 +68,92 @@ def test_equals_generate(model, prompts, stops, batch_tokens):
     assert found[0].text == TOKENIZER.decode(found[0].token_ids)
 
 
-def test_rows_leave_the_batch(model, prompts, stops, monkeypatch):
+def step_sizes(model, monkeypatch, work):
+    """Rows of every step of one token."""
     sizes = []
     forward = type(model).forward
 
+    @functools.wraps(forward)  # what it takes decides what it is given
     def spy(self, *args, **kwargs):
-        sizes.append(len(kwargs["input_ids"]))
+        if kwargs["input_ids"].shape[1] == 1:
+            sizes.append(len(kwargs["input_ids"]))
         return forward(self, *args, **kwargs)
 
     monkeypatch.setattr(type(model), "forward", spy)
-    generate_texts(model, prompts, tokenizer=TOKENIZER, max_new_tokens=24, stop_ids=stops)
-    assert sizes[0] == len(prompts)
-    assert sizes[-1] < len(prompts)
-    assert sizes == sorted(sizes, reverse=True)
+    work()
+    return sizes
+
+
+def test_rows_leave_the_batch(model, prompts, stops, monkeypatch):
+    options = {"tokenizer": TOKENIZER, "max_new_tokens": 24, "stop_ids": stops}
+    expected = [reference(model, prompt, 24, stops) for prompt in prompts]
+    sizes = step_sizes(model, monkeypatch, lambda: generate_texts(model, prompts, **options))
+    # A row takes part in as many steps as it needs tokens after the first, and in no more.
+    steps = [min(len(tokens) + ended, 24) - 1 for tokens, ended in expected]
+    assert sizes == [sum(own > step for own in steps) for step in range(max(steps))]
+    assert len(set(sizes)) > 3
+
+
+def test_a_prompt_that_waits_takes_a_finished_ones_place(model, prompts, stops, monkeypatch):
+    """Two places for eight prompts of one length: never more than two rows, seldom fewer."""
+    alike = [(prompt * 9)[:9] for prompt in prompts]
+    options = {"tokenizer": TOKENIZER, "max_new_tokens": 24, "stop_ids": stops, "batch_tokens": 18}
+    expected = [reference(model, prompt, 24, stops) for prompt in alike]
+    found = []
+    sizes = step_sizes(
+        model, monkeypatch, lambda: found.extend(generate_texts(model, alike, **options))
+    )
+    assert [(list(g.token_ids), g.finished) for g in found] == expected
+    assert max(sizes) == 2
+    steps = sum(min(len(tokens) + ended, 24) - 1 for tokens, ended in expected)
+    assert sum(sizes) == steps
+    longest = max(len(tokens) for tokens, _ in expected)
+    assert len(sizes) <= steps / 2 + longest / 2 + 1
+
+
+@pytest.mark.parametrize("kind", ["slots", "slots without trees", "another cache"])
+def test_every_kind_of_cache_gives_the_same(model, prompts, stops, monkeypatch, kind):
+    if kind == "slots without trees":
+        monkeypatch.setattr(decoding, "tree_support", lambda _: trees.TreeSupport())
+    if kind == "another cache":
+        monkeypatch.setattr(slots, "slots_for", lambda *_: None)
+    found = generate_texts(
+        model,
+        prompts,
+        tokenizer=TOKENIZER,
+        max_new_tokens=24,
+        batch_tokens=70,
+        stop_ids=stops,
+    )
+    expected = [reference(model, prompt, 24, stops) for prompt in prompts]
+    assert [(list(g.token_ids), g.finished) for g in found] == expected
+
+
+def test_a_sliding_window_has_a_cache_of_its_own_kind(prompts):
+    """Slots would keep what the window has left behind; the model's own cache is used instead."""
+    from transformers import MistralConfig, MistralForCausalLM
+
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=512,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        sliding_window=6,
+        pad_token_id=0,
+    )
+    windowed = MistralForCausalLM(config).eval()
+    with torch.no_grad():
+        for weight in windowed.parameters():
+            weight.mul_(5.0)
+    assert slots.slots_for(windowed, 4) is None
+    found = generate_texts(
+        windowed, prompts, tokenizer=TOKENIZER, max_new_tokens=8, stop_ids=(), batch_tokens=70
+    )
+    expected = [reference(windowed, prompt, 8, ())[0] for prompt in prompts]
+    assert [list(g.token_ids) for g in found] == expected
 
 
 def test_each_prompt_may_have_its_own_limit(model, prompts):
@@ -204,3 +279,9 @@ def test_training_goes_on_after_generating(model, prompts):
     model(torch.tensor([prompts[0]])).logits.sum().backward()
     assert model.lm_head.weight.grad is not None
     model.zero_grad()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_the_first_of_several_largest_is_chosen(dtype):
+    logits = torch.tensor([[1.0, 3.0, 3.0], [2.0, 0.0, 2.0], [float("-inf")] * 3], dtype=dtype)
+    assert decoding.first_choice(logits).tolist() == [1, 0, 0]

@@ -109,6 +109,16 @@ def test_padding_changes_nothing(method):
     torch.testing.assert_close(trained(method, pad_to=200), trained(method), rtol=1e-4, atol=2e-6)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_packed_rows_train_the_same_model_as_padded_ones(method):
+    run = trainer(method)
+    assert run.passes.layout.packed
+    assert run.passes.layout.fused_head
+    run.train()
+    padded = trained(method, packing="off")
+    torch.testing.assert_close(parameters(run), padded, rtol=1e-4, atol=2e-6)
+
+
 def test_positions_all_do_depend_on_padding():
     """The as-released form of KL; if this passed unnoticed the plain form would be pointless."""
     plain = trained("GA+KL(positions=all)", learning_rate=0.05)
@@ -145,6 +155,21 @@ def test_resumed_equals_straight_bit_for_bit(method, lora, tmp_path):
         trainer(method, callbacks=[DieAt(4)], **options).train()
     run = trainer(method, **options)
     assert run.train().resumed_from == 3
+    assert torch.equal(parameters(run), straight)
+
+
+@pytest.mark.parametrize("rule", ["none", "float32", "stochastic_rounding"])
+def test_bfloat16_weights_resume_bit_for_bit(rule, tmp_path, monkeypatch):
+    wide = tiny_model
+    monkeypatch.setitem(globals(), "tiny_model", lambda tokenizer: wide(tokenizer).bfloat16())
+    options = {"master_weights": rule, "max_steps": 5}
+    straight = trained("NPO+GD", **options)
+    options |= {"root": tmp_path, "save_steps": 1}
+    with pytest.raises(Stop):
+        trainer("NPO+GD", callbacks=[DieAt(4)], **options).train()
+    run = trainer("NPO+GD", **options)
+    assert run.train().resumed_from == 3
+    assert straight.dtype == torch.bfloat16
     assert torch.equal(parameters(run), straight)
 
 
@@ -194,7 +219,9 @@ def test_a_loss_that_is_not_a_number_stops_the_run():
     ("method", "lora", "expected"),
     [
         ("NPO+GD", None, {"forget": "table"}),
-        ("NPO+KL", None, {"forget": "table", "retain": "frozen_copy"}),
+        ("NPO+KL", None, {"forget": "table", "retain": "table"}),
+        ("DPO+GD", LoraSettings(), {"forget": "table", "alternate": "table"}),
+        ("NPO+KL(positions=all)", None, {"forget": "table", "retain": "frozen_copy"}),
         ("NPO+KL", LoraSettings(), {"forget": "table", "retain": "adapter_off"}),
         ("GA+GD", None, {}),
         ("ME+GD", None, {}),

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from expunge.cli import benchmarks, exchange, looks, runs, weights
+from expunge.cli import benchmarks, exchange, looks, plan, runs, weights
 from expunge.cli.failures import Verbs
 
 EXAMPLES = {
@@ -23,6 +23,12 @@ EXAMPLES = {
         "expunge init my.yaml --model ./model --forget forget.jsonl --retain retain.jsonl",
     ],
     "check": ["expunge check my.yaml", "expunge check my.yaml training.micro_batch_size=2"],
+    "plan": [
+        "expunge plan",
+        "expunge plan my.yaml --sizes 8B --gpus 1,8 --device a100-80",
+        'expunge plan --sizes 70B --method "EGUP(NPO+GD)" lora.r=8 training.precision=mixed --json',
+        "expunge plan my.yaml --device cpu",
+    ],
     "finetune": ["expunge finetune my.yaml", "expunge finetune my.yaml --role retain"],
     "proxies": [
         "expunge proxies my.yaml",
@@ -124,6 +130,7 @@ for _name, _verb in (
     ("demo", runs.demo),
     ("init", looks.init),
     ("check", looks.check),
+    ("plan", plan.plan),
     ("finetune", runs.finetune),
     ("proxies", runs.proxies),
     ("alternates", runs.alternates),

@@ -1,25 +1,32 @@
-"""Log-probabilities of given answers, each question's prompt computed once for all its answers.
+"""Log-probabilities of given answers, whatever they have in common computed once.
 
-A job is a prompt with the answers that are to be scored after it. The prompts of a batch go through
-the model once, left-padded; their key-value cache is repeated for the answers, which then go
-through together. Logits exist only for answer positions and only a chunk at a time, so the peak
-memory is that of the model, the cache of one batch and one chunk.
+A job is a prompt with the answers that are to be scored after it. A batch of jobs is one row of
+trees without padding (`models.trees`): the beginning that all prompts share, each prompt, and each
+beginning that answers share are there once, in the layers and in the head. For a model that does
+not take trees, prompts go through left-padded, and their key-value cache is repeated for the
+answers. Logits exist only where an answer is predicted and only a chunk at a time, so the peak
+memory is that of the model, one batch without its logits, and one chunk.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from expunge.models.generate import evaluating, forward_options, left_pad
+from expunge.models.decoding import evaluating, first_choice, forward_options, left_pad
+from expunge.models.trees import TreeSupport, grow, plant, shared_beginning, tree_support, walking
 
 # Entries of the logits that exist at once. Small enough on a CPU for the allocator to reuse memory
 # instead of asking the system for new pages every time; large enough to keep an accelerator busy.
 CHUNK_CPU = 2**23
 CHUNK_ACCELERATOR = 2**26
+# Entries of a chunk that are reduced together on a CPU: as many as its caches hold, since every
+# number is looked at several times.
+BLOCK_CPU = 2**19
 
 
 class AnswerJob(NamedTuple):
@@ -30,11 +37,26 @@ class AnswerJob(NamedTuple):
         answers: Token ids of each answer; an empty one gets an empty score.
         moments: Of how many answers, counted from the first, the moments of the model's whole
             distribution are wanted. They cost a second look at every logit.
+        greedy: Of how many answers, counted from the first, it is wanted whether tokens are the
+            model's own first choice; None: of all.
     """
 
     prompt: tuple[int, ...]
     answers: tuple[tuple[int, ...], ...]
     moments: int = 0
+    greedy: int | None = None
+
+    def wants(self) -> list[_Wanted]:
+        """What is wanted of each answer."""
+        greedy = len(self.answers) if self.greedy is None else self.greedy
+        return [_Wanted(i < self.moments, i < greedy) for i in range(len(self.answers))]
+
+
+class _Wanted(NamedTuple):
+    """What is wanted of an answer beside log-probabilities."""
+
+    moments: bool
+    greedy: bool
 
 
 class TokenScores(NamedTuple):
@@ -42,7 +64,7 @@ class TokenScores(NamedTuple):
 
     Attributes:
         logps: Log-probabilities in nats, from a log-softmax in float32 or wider.
-        greedy: The token is the model's own first choice there.
+        greedy: The token is the model's own first choice there; empty if that was not asked for.
         means: Mean of log p over the vocabulary under p, minus the entropy, in nats; empty if no
             moments were asked for.
         variances: Variance of log p over the vocabulary under p; likewise.
@@ -75,10 +97,12 @@ def score_answers(
         jobs: What to score.
         batch_tokens: Tokens of prompts and answers per batch, padding included, counted as if every
             answer had a prompt of its own.
-        share_prefix: Compute each prompt once. Exact up to rounding; switch it off for a model
-            without a key-value cache.
+        share_prefix: Compute once what answers or prompts begin with. Exact up to rounding; switch
+            it off for a model without a key-value cache.
     """
     head = _Head(model)
+    with evaluating(model):
+        trees = tree_support(model) if share_prefix else TreeSupport()
     pending = [(index, job) for index, job in enumerate(jobs) if any(job.answers)]
     empty = [
         ScoredJob(index, [TokenScores([], [])] * len(job.answers))
@@ -88,29 +112,38 @@ def score_answers(
     if empty:
         yield empty
     for batch in _batches(pending, batch_tokens):
-        # A prompt with a single answer has nothing to share: one pass is cheaper than two.
-        shared = share_prefix and any(len(job.answers) > 1 for _, job in batch)
+        score = _layout([job for _, job in batch], trees, share_prefix)
         with evaluating(model):
-            score = _score_shared if shared else _score_plain
             found = score(head, [job for _, job in batch])
         rows = zip(batch, _regroup(found, [len(job.answers) for _, job in batch]), strict=True)
         yield [ScoredJob(index, scores) for (index, _), scores in rows]
+
+
+def _layout(
+    jobs: list[AnswerJob], trees: TreeSupport, share_prefix: bool
+) -> Callable[[_Head, list[AnswerJob]], list[TokenScores]]:
+    """How a batch goes through the model."""
+    if trees.fits(max(len(job.prompt) + _longest(job) for job in jobs)):
+        return partial(_score_trees, together=trees.together)
+    # A prompt with a single answer has nothing to share: one pass is cheaper than two.
+    shared = share_prefix and any(len(job.answers) > 1 for job in jobs)
+    return _score_shared if shared else _score_plain
+
+
+def _longest(job: AnswerJob) -> int:
+    return max(len(answer) for answer in job.answers)
 
 
 def _batches(
     jobs: Sequence[tuple[int, AnswerJob]], batch_tokens: int
 ) -> Iterator[list[tuple[int, AnswerJob]]]:
     """Jobs of similar length together, as many as the budget allows, at least one."""
-
-    def longest(job: AnswerJob) -> int:
-        return max(len(answer) for answer in job.answers)
-
     # The number of answers comes first: a batch of single answers takes the plain path.
     order = sorted(
         jobs,
         key=lambda item: (
             -len(item[1].answers),
-            -longest(item[1]),
+            -_longest(item[1]),
             -len(item[1].prompt),
             item[0],
         ),
@@ -119,7 +152,7 @@ def _batches(
     lines, prompt, answer = 0, 0, 0
     for item in order:
         job = item[1]
-        wider = max(prompt, len(job.prompt)) + max(answer, longest(job))
+        wider = max(prompt, len(job.prompt)) + max(answer, _longest(job))
         if batch and (
             (lines + len(job.answers)) * wider > batch_tokens
             or (len(job.answers) == 1) != (len(batch[0][1].answers) == 1)
@@ -128,7 +161,7 @@ def _batches(
             batch, lines, prompt, answer = [], 0, 0, 0
         batch.append(item)
         lines += len(job.answers)
-        prompt, answer = max(prompt, len(job.prompt)), max(answer, longest(job))
+        prompt, answer = max(prompt, len(job.prompt)), max(answer, _longest(job))
     if batch:
         yield batch
 
@@ -141,10 +174,31 @@ def _regroup(scores: list[TokenScores], counts: list[int]) -> list[list[TokenSco
     return groups
 
 
+def _score_trees(head: _Head, jobs: list[AnswerJob], *, together: bool) -> list[TokenScores]:
+    """All jobs in one row, every common beginning once."""
+    trees = [grow(job.prompt, job.answers) for job in jobs]
+    trunk = shared_beginning([job.prompt for job in jobs])
+    forest = plant(trees, trunk=trunk, device=head.device, together=together)
+    # The place in the row that predicts each answer token, answer by answer. Several answers may be
+    # predicted at the same place.
+    places = torch.tensor(
+        [
+            forest.place(number, place)
+            for number, tree in enumerate(trees)
+            for path in tree.paths
+            for place in path
+        ]
+    )
+    columns, which = places.unique(return_inverse=True)  # type: ignore[no-untyped-call]
+    columns = columns.to(head.device)
+    with walking(head.model, forest) as arguments:
+        states = head.states((torch.zeros_like(columns), columns), **arguments)
+    return head.scores(states, jobs, which.to(head.device))
+
+
 def _score_plain(head: _Head, jobs: list[AnswerJob]) -> list[TokenScores]:
     """One sequence per answer, right-padded, one forward pass."""
     pairs = [(job.prompt, answer) for job in jobs for answer in job.answers]
-    wanted = [number < job.moments for job in jobs for number in range(len(job.answers))]
     lengths = [len(prompt) + len(answer) for prompt, answer in pairs]
     ids = torch.zeros(len(pairs), max(lengths), dtype=torch.long)
     mask = torch.zeros_like(ids)
@@ -164,7 +218,7 @@ def _score_plain(head: _Head, jobs: list[AnswerJob]) -> list[TokenScores]:
         attention_mask=mask,
         use_cache=False,
     )
-    return head.scores(states, [answer for _, answer in pairs], wanted)
+    return head.scores(states, jobs)
 
 
 def _score_shared(head: _Head, jobs: list[AnswerJob]) -> list[TokenScores]:
@@ -194,8 +248,7 @@ def _score_shared(head: _Head, jobs: list[AnswerJob]) -> list[TokenScores]:
         if answer:
             ordered += [first[number : number + 1], rest[start : start + len(answer) - 1]]
             start += len(answer) - 1
-    wanted = [number < job.moments for job in jobs for number in range(len(job.answers))]
-    return head.scores(torch.cat(ordered), answers, wanted)
+    return head.scores(torch.cat(ordered), jobs)
 
 
 def _rest_states(
@@ -261,39 +314,80 @@ class _Head:
         return hidden[places]
 
     def scores(
-        self, states: Tensor, answers: list[tuple[int, ...]], wanted: list[bool]
+        self, states: Tensor, jobs: Sequence[AnswerJob], which: Tensor | None = None
     ) -> list[TokenScores]:
-        """Scores of every answer.
+        """Scores of every answer of every job.
 
         Args:
-            states: From `states`, one line per answer token, [N, D] or [N, V].
-            answers: The answers; N tokens in all.
-            wanted: Of which answers the moments are wanted.
+            states: From `states`, [N, D] or [N, V].
+            jobs: What to score.
+            which: For each answer token the line of `states` that predicts it, [M]; None: there is
+                one line per token, in order.
         """
+        answers = [answer for job in jobs for answer in job.answers]
+        wants = [wanted for job in jobs for wanted in job.wants()]
+        sizes = [len(answer) for answer in answers]
         targets = torch.tensor([token for answer in answers for token in answer])
         targets = targets.to(self.device)
-        sizes = [len(answer) for answer in answers]
-        marked = torch.tensor(wanted).repeat_interleave(torch.tensor(sizes)).to(self.device)
+        lines = torch.arange(len(targets), device=self.device) if which is None else which
+        looks = [_marked(lines, sizes, kind, len(states)) for kind in zip(*wants, strict=True)]
+        # Targets in the order of the lines that predict them, so that a chunk finds its own.
+        order = lines.argsort(stable=True)
+        ends = torch.bincount(lines, minlength=len(states)).cumsum(0)
         vocabulary = states.shape[-1] if self._layer is None else self._layer.weight.shape[0]
         budget = CHUNK_CPU if self.device.type == "cpu" else CHUNK_ACCELERATOR
         size = max(16, budget // int(vocabulary))
-        parts = []
+        room = self._room(min(size, len(states)), states)
+        parts, done = [], 0
         for start in range(0, len(states), size):
             chunk = slice(start, start + size)
-            logits = states[chunk] if self._layer is None else self._layer(states[chunk])
-            parts.append(_reduce(logits, targets[chunk], marked[chunk]))
+            upto = int(ends[chunk][-1])
+            asked = order[done:upto]
+            logits = self._logits(states[chunk], room)
+            parts.append(
+                _reduce(
+                    logits,
+                    lines[asked] - start,
+                    targets[asked],
+                    moments=looks[0][chunk],
+                    greedy=looks[1][chunk],
+                )
+            )
+            done = upto
+            del logits  # before the next chunk is made: one exists at a time
+        del room
+        back = torch.empty_like(order)
+        back[order] = torch.arange(len(order), device=order.device)
         logps, greedy, means, variances = (
-            torch.split(torch.cat(part), sizes) for part in zip(*parts, strict=True)
+            torch.split(torch.cat(part)[back], sizes) for part in zip(*parts, strict=True)
         )
         return [
             TokenScores(
                 logps[i].tolist(),
-                greedy[i].tolist(),
-                means[i].tolist() if wanted[i] else [],
-                variances[i].tolist() if wanted[i] else [],
+                greedy[i].tolist() if wanted.greedy else [],
+                means[i].tolist() if wanted.moments else [],
+                variances[i].tolist() if wanted.moments else [],
             )
-            for i in range(len(answers))
+            for i, wanted in enumerate(wants)
         ]
+
+    def _room(self, lines: int, states: Tensor) -> Tensor | None:
+        """Memory for the logits of a chunk, taken once.
+
+        A C library that is asked for it again and again puts it in another place each time and
+        keeps what it had.
+        """
+        if type(self._layer) is not nn.Linear or self._layer.bias is not None:
+            return None
+        return states.new_empty(lines, len(self._layer.weight))
+
+    def _logits(self, states: Tensor, room: Tensor | None) -> Tensor:
+        """Logits of a chunk of states, [N, V]."""
+        if self._layer is None:
+            return states
+        if room is None:
+            return self._layer(states)  # type: ignore[no-any-return]
+        return torch.mm(states, self._layer.weight.T, out=room[: len(states)])
 
     def _find_layer(self) -> Any:
         """The linear layer that makes logits of hidden states, or None if there is more to it."""
@@ -321,8 +415,16 @@ def _decoder(model: Any) -> Any:
     return None if decoder is inner else decoder
 
 
+def _marked(lines: Tensor, sizes: list[int], wanted: Sequence[bool], count: int) -> Tensor:
+    """Of which of `count` lines something is wanted: those of the answers that want it, bool."""
+    chosen = torch.tensor(wanted).repeat_interleave(torch.tensor(sizes)).to(lines.device)
+    marked = torch.zeros(count, dtype=torch.bool, device=lines.device)
+    marked[lines[chosen]] = True
+    return marked
+
+
 class _Reduced(NamedTuple):
-    """What is left of [N, V] logits, [N] each; moments are 0 where they are not wanted."""
+    """What is left of [N, V] logits for M targets, [M] each; 0 where something is not wanted."""
 
     logps: Tensor
     greedy: Tensor
@@ -330,27 +432,62 @@ class _Reduced(NamedTuple):
     variances: Tensor
 
 
-def _reduce(logits: Tensor, targets: Tensor, marked: Tensor) -> _Reduced:
-    """Log-softmax at the targets, whether they are the largest, and moments of marked lines.
+def _reduce(
+    logits: Tensor, lines: Tensor, targets: Tensor, *, moments: Tensor, greedy: Tensor
+) -> _Reduced:
+    """Log-softmax at the targets, whether they are the largest, and moments of distributions.
 
-    Without a second [N, V], but for the marked lines.
+    Args:
+        logits: [N, V].
+        lines: The line of each target, [M].
+        targets: Token ids, [M].
+        moments: Of which lines the moments are wanted, bool, [N].
+        greedy: Of which lines the first choice is wanted, bool, [N].
     """
-    narrow = logits.dtype in (torch.float16, torch.bfloat16)
-    values = logits.float() if narrow else logits.clone()
-    top, first = values.max(-1)
-    values -= top[:, None]
-    picked = values.gather(-1, targets[:, None])[:, 0]
-    shifted = values[marked]
-    total = values.exp_().sum(-1)
-    means, variances = torch.zeros_like(picked), torch.zeros_like(picked)
-    if len(shifted):
-        # E[log p] = E[z] - log Z and Var[log p] = Var[z] for shifted logits z; two passes, since
-        # E[z^2] - E[z]^2 loses all digits where the model is sure.
-        shares = values[marked].div_(total[marked, None])
-        # A logit of -inf has no share, and 0 times inf would be no number.
-        shifted.masked_fill_(shifted == -torch.inf, 0.0)
-        mean = torch.einsum("nv,nv->n", shares, shifted)
-        spread = shifted.sub_(mean[:, None]).square_()
-        means[marked] = mean - total[marked].log()
-        variances[marked] = torch.einsum("nv,nv->n", shares, spread)
-    return _Reduced(picked - total.log(), first == targets, means, variances)
+    entries = BLOCK_CPU if logits.device.type == "cpu" else logits.numel()
+    size = max(1, entries // logits.shape[-1])
+    parts = [
+        _reduce_block(logits[place], moments[place], greedy[place])
+        for place in (slice(start, start + size) for start in range(0, len(logits), size))
+    ]
+    top, total, first, mean, variance = (torch.cat(part) for part in zip(*parts, strict=True))
+    picked = logits[lines, targets].to(top.dtype)
+    return _Reduced(
+        (picked - top[lines]) - total[lines],
+        first[lines] == targets,
+        mean[lines],
+        variance[lines],
+    )
+
+
+def _reduce_block(values: Tensor, moments: Tensor, greedy: Tensor) -> tuple[Tensor, ...]:
+    """Of each line: largest logit, log-sum-exp above it, first choice, mean and variance of log p.
+
+    The sum is taken in float32 or wider. First choice and moments are found for the lines that
+    want them, and are -1 and 0 elsewhere.
+    """
+    if values.dtype in (torch.float16, torch.bfloat16):
+        values = values.float()
+    top = values.amax(-1)
+    first = torch.full(top.shape, -1, dtype=torch.long, device=top.device)
+    if greedy.any():
+        first[greedy] = first_choice(values[greedy])
+    shifted = values - top[:, None]
+    mean, variance = torch.zeros_like(top), torch.zeros_like(top)
+    if not moments.any():
+        return top, shifted.exp_().sum(-1).log_(), first, mean, variance
+    wanted = moments.nonzero()[:, 0]
+    chosen = shifted.index_select(0, wanted)
+    shares = shifted.exp_()
+    total = shares.sum(-1)
+    # E[log p] = E[z] - log Z and Var[log p] = Var[z] for shifted logits z; two passes, since
+    # E[z^2] - E[z]^2 loses all digits where the model is sure.
+    shares = shares.index_select(0, wanted)
+    shares /= total[wanted, None]
+    # A logit of -inf has no share, and 0 times inf would be no number; nor has any this small.
+    chosen.clamp_(min=-1e4)
+    expected = torch.linalg.vecdot(shares, chosen)
+    spread = chosen.sub_(expected[:, None]).square_()
+    mean[wanted] = expected - total[wanted].log()
+    variance[wanted] = torch.linalg.vecdot(shares, spread)
+    return top, total.log(), first, mean, variance

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
-from expunge.core.errors import InputError
+from expunge.core.errors import InputError, did_you_mean
 from expunge.core.fingerprint import fingerprint
 from expunge.data.rows import Row, RowSet, row_set
 
@@ -14,6 +14,9 @@ PARAPHRASE = "paraphrased_answer"
 PERTURBED = "perturbed_answer"
 ORIGINAL = "original_answer"
 """Field of a row: what the model said before unlearning (Closer Look)."""
+
+Generator = Literal["transformers", "vllm"]
+"""What writes answers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +100,8 @@ class EvaluationSettings:
         share_prefix: Compute each prompt once for all its answers. Moves no number beyond rounding.
         gibberish_max_length: Tokens of an answer that a gibberish classifier sees; 32 for TOFU and
             512 for MUSE in the released code.
+        generator: What writes answers. vLLM rounds in another way, so its texts may differ, and
+            its tables are kept apart.
     """
 
     max_new_tokens: int = 200
@@ -105,16 +110,25 @@ class EvaluationSettings:
     batch_tokens: int = 4096
     share_prefix: bool = True
     gibberish_max_length: int = 32
+    generator: Generator = "transformers"
 
     def __post_init__(self) -> None:
-        limits = {name: value for name, value in asdict(self).items() if name != "share_prefix"}
+        if self.generator not in get_args(Generator):
+            known = get_args(Generator)
+            raise InputError(
+                f"the generator is {self.generator!r}. {did_you_mean(self.generator, known)}"
+            )
+        other = ("share_prefix", "generator")
+        limits = {name: value for name, value in asdict(self).items() if name not in other}
         for name, value in limits.items():
             if value is not None and value < 1:
                 raise InputError(f"{name} is {value}; it must be at least 1")
 
     def decisive(self) -> dict[str, Any]:
         """The settings that decide the content of a table."""
-        unimportant = ("batch_tokens", "share_prefix", "gibberish_max_length")
+        unimportant = {"batch_tokens", "share_prefix", "gibberish_max_length"}
+        if self.generator == "transformers":
+            unimportant.add("generator")  # tables from before there was a choice stay valid
         return {name: value for name, value in asdict(self).items() if name not in unimportant}
 
 

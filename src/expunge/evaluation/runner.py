@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Protocol
 
 from torch import nn
@@ -19,7 +20,7 @@ from expunge.evaluation.probes import ORIGINAL, EvaluationSettings, Probe
 from expunge.evaluation.store import Beside, EvaluationStore, TablePool, finite
 from expunge.evaluation.tables import ProbeTable
 from expunge.models.fingerprints import model_fingerprint, tokenizer_fingerprint
-from expunge.models.generate import Generation, context_length, generate_batches
+from expunge.models.generate import Generation, Indexed, context_length, generate_batches
 
 VERSION = 2
 """Raised by every change that moves the content of tables; old ones are then computed again."""
@@ -52,6 +53,7 @@ def run_probes(
     store: Store | None = None,
     model_id: str | None = None,
     on_progress: Progress | None = None,
+    model_folder: Path | None = None,
 ) -> dict[str, ProbeTable]:
     """Per-sample tables of all probes, in their order.
 
@@ -67,12 +69,17 @@ def run_probes(
         store: Where tables are kept; nothing is written without one.
         model_id: Fingerprint of the model; made from its weights if None.
         on_progress: Called after every batch.
+        model_folder: Where this very model is saved, for vLLM; without it vLLM gets a temporary
+            copy on disk.
 
     Raises:
-        InputError: A row does not fit into the model's context, or has fields that make no sense.
+        InputError: A row does not fit into the model's context, or has fields that make no sense,
+            or vLLM is wanted and not installed.
     """
     settings = settings or EvaluationSettings()
-    origin = _origin(model, tokenizer, template, settings, model_id)
+    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+    model_id = model_id or model_fingerprint(model)
+    origin = _origin(model_id, dtype, tokenizer, template, settings)
     runs = [_ProbeRun(probe=probe, info=_info(probe, origin)) for probe in probes]
     if len({run.probe.name for run in runs}) < len(runs):
         raise ValueError("two probes have the same name")
@@ -84,18 +91,50 @@ def run_probes(
             pending.append(run)
         else:
             tables[run.probe.name] = found
+    if settings.generator == "vllm" and any(run.probe.generate for run in pending):
+        from expunge.models.generate_vllm import check_vllm
+
+        check_vllm()  # before an hour of scoring, not after it
     if pending:
         _encode(pending, template, settings, context_length(model))
         for run in pending:
             run.recall(store)
         _score(model, pending, settings, store, on_progress)
-        _generate(model, tokenizer, template, pending, settings, store, on_progress)
+        writer = _writer(model, tokenizer, template, settings, model_folder)
+        _generate(writer, pending, settings, store, on_progress)
     for run in pending:
         table = run.table()
         if store is not None:
             store.save(table)
         tables[run.probe.name] = table
     return {probe.name: tables[probe.name] for probe in probes}
+
+
+def are_stored(
+    tokenizer: Any,
+    template: Template,
+    probes: Sequence[Probe],
+    settings: EvaluationSettings,
+    *,
+    store: Store,
+    model_id: str,
+    dtype: str,
+) -> bool:
+    """Whether the store has every table, so that `run_probes` would not use the model.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        template: How rows become prompts and answers.
+        probes: What would be run.
+        settings: Limits and batch size.
+        store: Where tables are kept.
+        model_id: Fingerprint of the model.
+        dtype: Number format of its weights, such as "float32".
+    """
+    origin = _origin(model_id, dtype, tokenizer, template, settings)
+    return all(
+        store.find(probe.name, str(_info(probe, origin)["key"])) is not None for probe in probes
+    )
 
 
 @dataclass(kw_only=True)
@@ -186,17 +225,17 @@ class _ProbeRun:
 
 
 def _origin(
-    model: nn.Module,
+    model_id: str,
+    dtype: str,
     tokenizer: Any,
     template: Template,
     settings: EvaluationSettings,
-    model_id: str | None,
 ) -> dict[str, Any]:
     """What all tables of a model have in common and depend on."""
     return {
         "version": VERSION,
-        "model": model_id or model_fingerprint(model),
-        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+        "model": model_id,
+        "dtype": dtype,
         "tokenizer": tokenizer_fingerprint(tokenizer),
         "template": {"name": template.name, "fingerprint": template.fingerprint()},
         "settings": settings.decisive(),
@@ -305,8 +344,8 @@ def _score(
     done = len(every) - len(todo)
     label = "scoring answers"
     _tell(on_progress, done, len(every), label)
-    # The whole distribution is looked at for the true answer only.
-    jobs = [AnswerJob(work.prompt, work.answers, moments=1) for _, work in todo]
+    # The whole distribution and the model's own choice are looked at for the true answer only.
+    jobs = [AnswerJob(work.prompt, work.answers, moments=1, greedy=1) for _, work in todo]
     for batch in score_answers(
         model, jobs, batch_tokens=settings.batch_tokens, share_prefix=settings.share_prefix
     ):
@@ -333,10 +372,40 @@ def _score_record(work: _RowWork, answers: list[TokenScores]) -> dict[str, Any]:
     }
 
 
-def _generate(
+Writer = Callable[[list[Sequence[int]], list[int]], Iterator[list[Indexed]]]
+"""Continues prompts up to a limit each; answers come in parts."""
+
+
+def _writer(
     model: nn.Module,
     tokenizer: Any,
     template: Template,
+    settings: EvaluationSettings,
+    folder: Path | None,
+) -> Writer:
+    if settings.generator == "vllm":
+        from expunge.models.generate_vllm import generate_batches_vllm
+
+        return lambda prompts, limits: generate_batches_vllm(
+            model,
+            prompts,
+            tokenizer=tokenizer,
+            max_new_tokens=limits,
+            stop_ids=template.stop_ids,
+            folder=folder,
+        )
+    return lambda prompts, limits: generate_batches(
+        model,
+        prompts,
+        tokenizer=tokenizer,
+        max_new_tokens=limits,
+        batch_tokens=settings.batch_tokens,
+        stop_ids=template.stop_ids,
+    )
+
+
+def _generate(
+    writer: Writer,
     runs: Sequence[_ProbeRun],
     settings: EvaluationSettings,
     store: Store | None,
@@ -350,14 +419,8 @@ def _generate(
     done = len(every) - len(todo)
     label = "generating answers"
     _tell(on_progress, done, len(every), label)
-    for batch in generate_batches(
-        model,
-        [work.prompt for _, work in todo],
-        tokenizer=tokenizer,
-        max_new_tokens=[_limit(run.probe, work, settings) for run, work in todo],
-        batch_tokens=settings.batch_tokens,
-        stop_ids=template.stop_ids,
-    ):
+    limits = [_limit(run.probe, work, settings) for run, work in todo]
+    for batch in writer([work.prompt for _, work in todo], limits):
         for position, generation in batch:
             run, work = todo[position]
             work.generation = _generation_record(work, generation, run.probe.cut_at)

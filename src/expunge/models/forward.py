@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from expunge.models.head import HeadRequest, answering_head, innermost, output_head
 from expunge.models.outputs import Positions, TokenOutputs, shift_left, upcast
+from expunge.models.packing import PADDED, Layout, is_packable, packed_arguments, packed_pass
 
 
 class Rows(Protocol):
@@ -64,11 +66,6 @@ class StreamRequest:
         return "activations" in self.reads or "ref_activations" in self.reads
 
 
-class _Stacked(NamedTuple):
-    input_ids: Tensor
-    attention_mask: Tensor
-
-
 @dataclass(frozen=True, kw_only=True)
 class Precision:
     """How a forward pass computes. `autocast` runs matrix products in bfloat16."""
@@ -90,6 +87,7 @@ def forward_streams(
     hidden_layer: int = -1,
     block: int = 0,
     precision: Precision = Precision(),
+    layout: Layout = PADDED,
 ) -> dict[str, TokenOutputs]:
     """Run all streams through the model in one forward pass.
 
@@ -101,40 +99,201 @@ def forward_streams(
         block: Decoder block whose output is kept, counted from 0, for streams that read
             `activations`. The last block's is only known after the final norm.
         precision: How to compute.
+        layout: How the rows lie in memory, and who makes log-probabilities of hidden states. Rows
+            of a model that was not made `packable` are padded.
 
     Returns:
         A record per stream, without reference values.
     """
-    stacked = _stack([request.rows for request in requests.values()], pad_token_id)
-    kept = _kept_columns(list(requests.values()), stacked.input_ids.shape[1])
-    wants_hidden = any("hidden" in request.reads for request in requests.values())
-    wants_block = any(request.reads_activations for request in requests.values())
-    arguments: dict[str, Any] = {"use_cache": False}
-    if wants_hidden or wants_block:
-        arguments["output_hidden_states"] = True
+    grid = _lay_out(model, list(requests.values()), pad_token_id, layout)
+    parts = [
+        _Part(request, place) for request, place in zip(requests.values(), grid.places, strict=True)
+    ]
+    kept = _kept(parts, grid)
     selects = accepts_logits_to_keep(model)
+    arguments: dict[str, Any] = {"use_cache": False, **grid.arguments}
+    if any("hidden" in part.request.reads or part.request.reads_activations for part in parts):
+        arguments["output_hidden_states"] = True
     if selects:
         arguments["logits_to_keep"] = kept
-    with precision.context(stacked.input_ids.device):
-        result = model(
-            input_ids=stacked.input_ids, attention_mask=stacked.attention_mask, **arguments
-        )
-    logits = result.logits if selects else result.logits[:, kept]
-    hidden = result.hidden_states[hidden_layer] if wants_hidden else None
-    activations = result.hidden_states[block + 1] if wants_block else None
+    wanted = _head_request(parts, kept, grid) if selects else _head_request(parts, None, grid)
+    head = output_head(model) if layout.fused_head else None
+    with (
+        precision.context(grid.input_ids.device),
+        packed_pass() if grid.packed else contextlib.nullcontext(),
+        contextlib.nullcontext() if head is None else answering_head(head, wanted),
+    ):
+        result = model(input_ids=grid.input_ids, **arguments)
+    logps, logits = (
+        wanted.answer_logits(result.logits) if isinstance(result.logits, Tensor) else result.logits
+    )
     outputs: dict[str, TokenOutputs] = {}
-    start = 0
-    for name, request in requests.items():
-        rows = slice(start, start + len(request.rows.index))
-        length = request.rows.labels.shape[1]
-        record = _record(request, logits[rows], kept)
-        if hidden is not None and "hidden" in request.reads:
-            record = replace(record, hidden=hidden[rows, :length])
-        if activations is not None and request.reads_activations:
-            record = replace(record, activations=activations[rows][:, record.columns])
+    at_logps = at_logits = 0
+    for name, part in zip(requests, parts, strict=True):
+        own_logps = logps[at_logps : at_logps + len(part.labelled)]
+        own_logits = logits[at_logits : at_logits + len(part.whole)]
+        at_logps, at_logits = at_logps + len(part.labelled), at_logits + len(part.whole)
+        record = part.record(own_logps, own_logits)
+        if "hidden" in part.request.reads:
+            record = replace(record, hidden=part.spread(result.hidden_states[hidden_layer]))
+        if part.request.reads_activations:
+            states = part.spread(result.hidden_states[block + 1])
+            record = replace(record, activations=states[:, record.columns])
         outputs[name] = record
-        start = rows.stop
     return outputs
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Grid:
+    """The token ids of a forward pass and where every token of every stream lies in them.
+
+    Attributes:
+        input_ids: [R, W]; R is 1 for packed rows.
+        arguments: Further arguments of the model.
+        places: Flat place in `input_ids` of every token of each stream, -1 for padding that is not
+            there, [B, L] each.
+        packed: Rows lie one after the other.
+    """
+
+    input_ids: Tensor
+    arguments: dict[str, Any]
+    places: list[Tensor]
+    packed: bool
+
+
+def _lay_out(
+    model: nn.Module, requests: Sequence[StreamRequest], pad_token_id: int, layout: Layout
+) -> _Grid:
+    lengths = [request.rows.attention_mask.sum(-1).tolist() for request in requests]
+    longest = max(max(own) for own in lengths)
+    # Padding has logits of its own only in padded rows.
+    bare = any(request.reads_logits and request.positions == "all" for request in requests)
+    whole = all(min(own) > 0 for own in lengths)
+    if layout.fits(longest) and is_packable(model) and whole and not bare:
+        return _packed(requests, [int(n) for own in lengths for n in own])
+    return _padded(requests, pad_token_id, layout.bucket)
+
+
+def _packed(requests: Sequence[StreamRequest], lengths: list[int]) -> _Grid:
+    tokens, places, start = [], [], 0
+    for request in requests:
+        attended = request.rows.attention_mask.bool()
+        own = request.rows.input_ids[attended]
+        place = torch.full_like(request.rows.input_ids, -1)
+        place[attended] = torch.arange(start, start + len(own), device=place.device)
+        tokens.append(own)
+        places.append(place)
+        start += len(own)
+    input_ids = torch.cat(tokens)[None]
+    arguments = packed_arguments(lengths, input_ids.device)
+    return _Grid(input_ids=input_ids, arguments=arguments, places=places, packed=True)
+
+
+def _padded(requests: Sequence[StreamRequest], pad_token_id: int, bucket: int) -> _Grid:
+    streams = [request.rows for request in requests]
+    length = max(rows.input_ids.shape[1] for rows in streams)
+    length = -(-length // bucket) * bucket
+
+    def fill(values: Tensor, value: int) -> Tensor:
+        return F.pad(values, (0, length - values.shape[1]), value=value)
+
+    places, start = [], 0
+    for rows in streams:
+        count, own = rows.input_ids.shape
+        columns = torch.arange(own, device=rows.input_ids.device)
+        first = torch.arange(start, start + count, device=columns.device)
+        places.append(first[:, None] * length + columns)
+        start += count
+    return _Grid(
+        input_ids=torch.cat([fill(rows.input_ids, pad_token_id) for rows in streams]),
+        arguments={"attention_mask": torch.cat([fill(rows.attention_mask, 0) for rows in streams])},
+        places=places,
+        packed=False,
+    )
+
+
+def _selectable(request: StreamRequest, columns: Tensor, mask: Tensor) -> Tensor:
+    """Logit positions that a mask of the record may select, bool, [B, T]."""
+    rows = request.rows
+    if request.positions == "unshifted":
+        return mask | (rows.labels != -100)[:, columns]
+    if request.positions == "nonpad":
+        return mask | rows.attention_mask.bool()[:, columns]
+    return mask if request.positions == "labels" else torch.ones_like(mask)
+
+
+class _Part:
+    """One stream of a forward pass: what it needs of the head, and its record from that."""
+
+    def __init__(self, request: StreamRequest, place: Tensor) -> None:
+        self.request = request
+        self.place = place
+        rows = request.rows
+        # Only the stream's own columns: what another stream needs must not change its counts.
+        self.columns = _needed(request).nonzero()[:, 0]
+        self.mask = shift_left(rows.labels != -100)[:, self.columns]
+        self.targets = shift_left(rows.labels)[:, self.columns]
+        own = place[:, self.columns]
+        empty = own.new_zeros(0)
+        if request.reads_logits:
+            self.present = _selectable(request, self.columns, self.mask)
+            self.labelled, self.whole = empty, own[self.present]
+        else:
+            self.labelled, self.whole = own[self.mask], empty
+
+    def record(self, logps: Tensor, logits: Tensor) -> TokenOutputs:
+        """The record, from log-probabilities of `labelled` or logits of `whole`."""
+        rows = self.request.rows
+        if not self.request.reads_logits:
+            empty = logps.new_zeros(self.mask.shape)
+            return _masks(rows, self.columns, logps=empty.masked_scatter(self.mask, logps))
+        shape = (*self.mask.shape, logits.shape[-1])
+        if self.present.all():
+            whole = upcast(logits).view(shape)
+        else:
+            # What no mask of the record selects has flat logits.
+            empty = upcast(logits).new_zeros(shape)
+            whole = empty.masked_scatter(self.present[..., None], upcast(logits))
+        picked = whole.log_softmax(-1).gather(-1, self.targets.clamp(min=0)[..., None])[..., 0]
+        masked = picked.masked_fill(~self.mask, 0.0)
+        return replace(_masks(rows, self.columns, logps=masked), logits=whole)
+
+    def spread(self, states: Tensor) -> Tensor:
+        """States of the whole grid, [R, W, D], as those of this stream, 0 where nothing is."""
+        flat = states.reshape(-1, states.shape[-1])
+        own = flat[self.place.clamp(min=0)]
+        return own.masked_fill((self.place < 0)[..., None], 0.0)
+
+
+def _kept(parts: Sequence[_Part], grid: _Grid) -> Tensor:
+    """Columns of the grid whose hidden states the head sees, sorted, [T]."""
+    width = grid.input_ids.shape[1]
+    needed = torch.zeros(width, dtype=torch.bool, device=grid.input_ids.device)
+    for part in parts:
+        needed[part.labelled % width] = True
+        needed[part.whole % width] = True
+    if not needed.any():
+        needed[0] = True  # a model cannot return no logits at all
+    return needed.nonzero()[:, 0]
+
+
+def _head_request(parts: Sequence[_Part], kept: Tensor | None, grid: _Grid) -> HeadRequest:
+    """What is wanted of the head, by place in what the head sees."""
+    width = grid.input_ids.shape[1]
+
+    def seen(places: Tensor) -> Tensor:
+        if kept is None:
+            return places
+        return places // width * len(kept) + torch.searchsorted(kept, places % width)
+
+    return HeadRequest(
+        labelled=seen(torch.cat([part.labelled for part in parts])),
+        targets=torch.cat(
+            [part.targets[part.mask] for part in parts if not part.request.reads_logits]
+            or [kept.new_zeros(0) if kept is not None else parts[0].whole.new_zeros(0)]
+        ),
+        whole=seen(torch.cat([part.whole for part in parts])),
+    )
 
 
 def mask_outputs(rows: Rows) -> TokenOutputs:
@@ -153,57 +312,9 @@ def with_reference(outputs: TokenOutputs, reference: TokenOutputs) -> TokenOutpu
     )
 
 
-def with_reference_logps(outputs: TokenOutputs, table: list[Tensor]) -> TokenOutputs:
-    """`outputs` completed from stored log-probabilities of the labelled tokens of every row.
-
-    Args:
-        outputs: The record to complete.
-        table: For every row of the stream, its reference log-probabilities in order, [n].
-    """
-    ref = torch.zeros_like(outputs.logps)
-    # Rows that only fill a batch carry no labels and have no entry of their own.
-    values = [table[i] for i in outputs.index[outputs.valid].tolist()]
-    if values:
-        ref[outputs.mask] = torch.cat(values).to(ref)
-    return replace(outputs, ref_logps=ref)
-
-
 def accepts_logits_to_keep(model: nn.Module) -> bool:
     """Whether the innermost model can restrict its logits to chosen positions."""
-    inner: Any = model
-    while True:
-        if hasattr(inner, "get_base_model"):
-            inner = inner.get_base_model()
-        elif isinstance(getattr(inner, "module", None), nn.Module):
-            inner = inner.module
-        else:
-            break
-    return "logits_to_keep" in inspect.signature(inner.forward).parameters
-
-
-def _stack(streams: list[Rows], pad_token_id: int) -> _Stacked:
-    length = max(rows.input_ids.shape[1] for rows in streams)
-
-    def fill(values: Tensor, value: int) -> Tensor:
-        return F.pad(values, (0, length - values.shape[1]), value=value)
-
-    return _Stacked(
-        input_ids=torch.cat([fill(rows.input_ids, pad_token_id) for rows in streams]),
-        attention_mask=torch.cat([fill(rows.attention_mask, 0) for rows in streams]),
-    )
-
-
-def _kept_columns(requests: list[StreamRequest], length: int) -> Tensor:
-    """Sorted logit positions that any row of any stream needs."""
-    device = requests[0].rows.labels.device
-    needed = torch.zeros(length, dtype=torch.bool, device=device)
-    for request in requests:
-        # Whole positions of a stream whose logits nobody reads need none of the vocabulary.
-        columns = _needed(request) if request.reads_logits else _labelled(request)
-        needed[: len(columns)] |= columns
-    if not needed.any():
-        needed[0] = True  # a model cannot return no logits at all
-    return needed.nonzero()[:, 0]
+    return "logits_to_keep" in inspect.signature(innermost(model).forward).parameters
 
 
 def _labelled(request: StreamRequest) -> Tensor:
@@ -222,26 +333,6 @@ def _needed(request: StreamRequest) -> Tensor:
     if request.positions == "nonpad":
         return labelled | rows.attention_mask.bool().any(0)
     return torch.ones_like(labelled)
-
-
-def _record(request: StreamRequest, logits: Tensor, kept: Tensor) -> TokenOutputs:
-    rows = request.rows
-    # Only the stream's own columns: what another stream needs must not change this one's counts.
-    own = _needed(request).nonzero()[:, 0]
-    targets = shift_left(rows.labels)[:, own]
-    mask = shift_left(rows.labels != -100)[:, own]
-    if request.reads_logits:
-        logits = upcast(logits[:, torch.searchsorted(kept, own)])
-        picked = logits.log_softmax(-1).gather(-1, targets.clamp(min=0)[..., None])[..., 0]
-        logps = picked.masked_fill(~mask, 0.0)
-        return replace(_masks(rows, own, logps=logps), logits=logits)
-    # The rows of the vocabulary matrix that are no answers never become float32.
-    labelled = _labelled(request).nonzero()[:, 0]
-    answers = logits[:, torch.searchsorted(kept, labelled)][
-        shift_left(rows.labels != -100)[:, labelled]
-    ]
-    wanted = -F.cross_entropy(upcast(answers), targets[mask], reduction="none")
-    return _masks(rows, own, logps=wanted.new_zeros(mask.shape).masked_scatter(mask, wanted))
 
 
 def _masks(rows: Rows, columns: Tensor, *, logps: Tensor) -> TokenOutputs:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
-from transformers import PreTrainedModel
 
 from expunge.core.errors import InputError
 from expunge.models.peft import is_peft
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def first_layers(model: PreTrainedModel, num_layers: int) -> PreTrainedModel:

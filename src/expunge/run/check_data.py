@@ -13,6 +13,7 @@ from expunge.run.sections import DataSource, TemplateConfig
 if TYPE_CHECKING:
     from expunge.data import RowSet, Template
     from expunge.methods import Method
+    from expunge.run.planning.workload import Lengths
 
 
 @dataclass(kw_only=True)
@@ -27,6 +28,7 @@ class Findings:
         method: The method, once it has been read.
         rows: The data sets that could be read, by name.
         num_samples: Training samples of each, once they have been tokenised.
+        lengths: Their tokens.
         bad_models: Keys of models that cannot be loaded.
     """
 
@@ -37,6 +39,7 @@ class Findings:
     method: Method | None = None
     rows: dict[str, RowSet] = field(default_factory=dict)
     num_samples: dict[str, int] = field(default_factory=dict)
+    lengths: dict[str, Lengths] = field(default_factory=dict)
     bad_models: set[str] = field(default_factory=set)
 
     def add(self, where: str, error: str | InputError | Problem) -> None:
@@ -164,6 +167,21 @@ def check_proxies(found: Findings) -> None:
             found.add("data.proxies", error)
 
 
+def check_proxies_or_exemplars(found: Findings) -> None:
+    """The proxy answers, or what they will be written from by a run that does so itself."""
+    method = found.method
+    if method is not None and method.needs_proxies and not proxy_file(found.config).is_file():
+        check_exemplars(found)
+    else:
+        check_proxies(found)
+
+
+def check_alternates_if_there(found: Findings) -> None:
+    """The alternate answers, if the run will not have to write them."""
+    if alternates_file(found.config).is_file():
+        check_alternates(found)
+
+
 def alternates_file(config: RunConfig) -> Path:
     """Where the alternate answers of a run are."""
     return Path(config.data.alternates or Path(config.output_dir) / "alternates.jsonl")
@@ -213,18 +231,15 @@ def _is_packed(path: str) -> bool:
 
 
 def _template(found: Findings) -> Template | None:
-    from expunge.models.loading import load_tokenizer
+    from expunge.run.texts import run_template, run_tokenizer
 
-    model = found.config.model
     try:
-        tokenizer = load_tokenizer(
-            model.path, revision=model.revision, trust_remote_code=model.trust_remote_code
-        )
+        run_tokenizer(found.config.model)
     except InputError as error:
         found.add("model.path", error)
         return None
     try:
-        return build_template(found.config.template, tokenizer)
+        return run_template(found.config)
     except InputError as error:
         found.add("template", error)
         return None
@@ -232,6 +247,7 @@ def _template(found: Findings) -> Template | None:
 
 def _check_rows_length(found: Findings, name: str, rows: RowSet, template: Template) -> None:
     from expunge.data import encode_rows, encode_text
+    from expunge.run.planning.reading import lengths_of
 
     data = found.config.data
     try:
@@ -247,6 +263,7 @@ def _check_rows_length(found: Findings, name: str, rows: RowSet, template: Templ
         found.add(f"data.{name}", error)
         return
     found.num_samples[name] = len(examples)
+    found.lengths[name] = lengths_of(examples)
     longest = max(len(example.input_ids) for example in examples)
     pieces = f"{len(examples)} pieces, " if rows.is_text else ""
     dropped = "" if rows.is_text else f", {len(rows) - len(examples)} dropped"

@@ -5,18 +5,20 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from expunge.core.errors import InputError, did_you_mean
 from expunge.run.arithmetic import plan_batches, training_arguments
-from expunge.run.check_data import Findings
+from expunge.run.check_data import Findings, alternates_file, load_source, proxy_file
 from expunge.run.config import RunConfig
 from expunge.run.methods import method_of
 from expunge.run.sections import EndpointConfig, EvaluationConfig, TrainingConfig
 
 if TYPE_CHECKING:
+    from expunge.benchmarks import Benchmark
+    from expunge.data import RowSet
     from expunge.methods import Method
 
 _GIB = 2**30
@@ -168,6 +170,16 @@ def check_writer(found: Findings) -> None:
         )
 
 
+def check_writers(found: Findings) -> None:
+    """See who would write the proxies and alternates that the method needs and nobody wrote yet."""
+    if found.method is None:
+        return
+    if found.method.needs_proxies and not proxy_file(found.config).is_file():
+        check_writer(found)
+    if found.method.needs_alternates and not alternates_file(found.config).is_file():
+        check_alternates_writer(found)
+
+
 def check_alternates_writer(found: Findings) -> None:
     """See who would write the alternate answers. A server is not contacted."""
     config = found.config
@@ -237,6 +249,12 @@ def check_training(found: Findings) -> None:
                 "cannot choose parameters when lora trains adapters; say which layers get one with "
                 f"{key.removesuffix('training')}lora.target_modules",
             )
+        if training.optimizer != "adamw":
+            from expunge.training.optimizers import optimizer_fault
+
+            fault = optimizer_fault(training_arguments(training))
+            if fault:
+                found.add(f"{key}.optimizer", fault)
         for tracker in training.report_to:
             if importlib.util.find_spec(tracker) is None:
                 found.add(
@@ -273,10 +291,12 @@ def _check_benchmark(found: Findings, evaluation: EvaluationConfig) -> None:
     from expunge.benchmarks import benchmarks
 
     try:
-        benchmark = benchmarks.get(found.config.benchmark() or "")
+        named = benchmarks.get(found.config.benchmark() or "")
     except InputError as error:
         found.add("evaluation.benchmark", error)
         return
+    benchmark = named.with_further(tuple(evaluation.also))
+    so_far = len(list(found.problems))
     try:
         benchmark.preset(evaluation.preset)
     except InputError as error:
@@ -287,9 +307,54 @@ def _check_benchmark(found: Findings, evaluation: EvaluationConfig) -> None:
                 "evaluation.rows",
                 f"{benchmark.name} has no probe {name!r}. {did_you_mean(name, benchmark.probes)}",
             )
-
     for problem in benchmark.check_options(evaluation.options):
         found.add(problem.where, problem.message)
+    sources = _evaluation_sources(found, evaluation)
+    if len(list(found.problems)) == so_far:
+        _check_probes(found, evaluation, benchmark, sources)
+
+
+def _evaluation_sources(found: Findings, evaluation: EvaluationConfig) -> dict[str, RowSet]:
+    """Rows that only the evaluation reads, by their key; those that cannot be read are noted."""
+    named = {"retain": evaluation.retain} if evaluation.retain is not None else {}
+    named |= {f"also.{name}": source for name, source in evaluation.also.items()}
+    rows = {}
+    for key, source in named.items():
+        try:
+            rows[key] = load_source(source, key.removeprefix("also."))
+        except InputError as error:
+            found.add(f"evaluation.{key}", error)
+    return rows
+
+
+def _check_probes(
+    found: Findings,
+    evaluation: EvaluationConfig,
+    benchmark: Benchmark,
+    sources: Mapping[str, RowSet],
+) -> None:
+    """Build the probes as the evaluation will: what is wrong with their data must not come late.
+
+    Where the forget set itself cannot be read, a folder of the benchmark still can.
+    """
+    forget, options = found.rows.get("forget"), evaluation.options
+    folder = options.get("folder")
+    try:
+        if forget is not None:
+            benchmark.build_probes(
+                forget,
+                sources.get("retain", found.rows.get("retain")),
+                preset=evaluation.preset,
+                rows=evaluation.rows,
+                options=options,
+                further={name: sources[f"also.{name}"] for name in evaluation.also},
+            )
+        elif benchmark.reader is not None and folder:
+            benchmark.reader(folder)
+        elif benchmark.reader is not None:
+            found.add("evaluation.options.folder", f"is required: {benchmark.options['folder']}")
+    except InputError as error:
+        found.add("evaluation.options" if options else "evaluation", error)
 
 
 def _check_retain_runs(found: Findings, paths: Sequence[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from expunge.run.ui import Ui
 
 Tables = Mapping[str, ProbeTable]
+Notes = Callable[[Mapping[str, Tables], Sequence[Tables]], list[str]]
 RESULTS = "results.json"
 EXTRA = "extra.json"
 ROLES = ("base", "target", "unlearned", "retain")
@@ -132,16 +133,23 @@ def retain_tables(config: RunConfig, folder: RunFolder) -> list[Tables]:
 
 
 def score_run(
-    config: RunConfig, folder: RunFolder, ui: Ui | None = None
+    config: RunConfig,
+    folder: RunFolder,
+    ui: Ui | None = None,
+    *,
+    notes: Notes | None = None,
 ) -> dict[str, ModelResults]:
     """Results of every evaluated model of a run from its stored tables.
 
     No evaluated model is loaded; encoders and classifiers only for answers they have not judged.
+    The results name the runs of the retain models that they were computed with.
 
     Args:
         config: The run.
         folder: Its folder.
-        ui: Where progress goes.
+        ui: Where progress and warnings go.
+        notes: Looks at the tables by role and says what a reader of the scores must know; the
+            sentences go to `ui` and into the results.
 
     Raises:
         InputError: Nothing is stored.
@@ -168,6 +176,12 @@ def score_run(
         for role in roles
     }
     retains = retain_tables(config, folder)
+    settings: dict[str, Any] = {"retain_run": list(section.retain_run)}
+    if notes is not None and (said := notes(tables, retains)):
+        settings["notes"] = said
+        if ui is not None:
+            for text in said:
+                ui.warning(text)
     results = {}
     for role in roles:
         evidence = Evidence(
@@ -183,6 +197,7 @@ def score_run(
             options=section.options,
             role=role,
             model=_model_name(folder, role),
+            settings=settings,
             extra=load_extra(folder.evaluation / role),
         )
         results[role] = with_imported(found, benchmark, folder.evaluation / role)

@@ -58,6 +58,9 @@ class TrainSettings:
         ignored = {"logging_steps", "save_steps", "save_total_limit", "max_seconds"}
         if not self.arguments.stop_at:
             ignored |= {"stop_at", "stop_every"}
+        ignored |= {"packing", "torch_compile"}  # the same numbers by another way
+        usual = {"optimizer": "adamw", "master_weights": "auto"}
+        ignored |= {name for name, value in usual.items() if vars(self.arguments)[name] == value}
         arguments = {k: v for k, v in vars(self.arguments).items() if k not in ignored}
         lora = None if self.lora is None else vars(self.lora)
         plain = {**vars(self), "arguments": arguments, "lora": lora}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ from expunge.run.afterwards import (
 from expunge.run.inputs import TrainSettings, UnlearnInputs, check_combination, set_aside
 from expunge.training import Callback, Trainer, TrainResult
 from expunge.training.budget import Budget
+from expunge.training.tables import TableCache
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -99,7 +100,8 @@ def forget_job(
     settings: TrainSettings,
     pad_token_id: int,
     dtype: str = "float32",
-    reference: PreTrainedModel | None = None,
+    reference: PreTrainedModel | Callable[[], PreTrainedModel] | None = None,
+    tables: TableCache | None = None,
     callbacks: Sequence[Callback] = (),
     checkpoint_root: Path | None = None,
     key: str = "",
@@ -107,7 +109,8 @@ def forget_job(
 ) -> Forgotten:
     """Unlearn and return the model without adapter, post-processed, in `dtype`.
 
-    `reference` is the model that reference values come from, by default the start model.
+    `reference` is the model that reference values come from, or loads it; by default the start
+    model. `tables` keeps its values for the next run.
 
     Raises:
         InputError: The method needs texts that are not there, or settings do not go together.
@@ -141,6 +144,8 @@ def forget_job(
         settings.arguments,
         pad_token_id=pad_token_id,
         reference=reference,
+        # Where a part of the model trains, the cache's name of the whole does not tell which.
+        tables=tables if beside is None else None,
         update=method.sharpness,
         budget=settings.budget,
         callbacks=callbacks,

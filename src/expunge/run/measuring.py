@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from expunge.core.files import cache_root
 from expunge.core.results import Score
-from expunge.evaluation import EvaluationStore, Probe
+from expunge.evaluation import EvaluationStore, Probe, TablePool
 from expunge.evaluation.answers import AnswerJob, score_answers
 from expunge.evaluation.gradnorm import LabelledTokens, gradient_norms
-from expunge.evaluation.runner import encoded_answer
+from expunge.evaluation.runner import are_stored, encoded_answer
+from expunge.evaluation.store import Beside
 from expunge.models.tensors import update_distance
 from expunge.run.evaluating import (
     ROLES,
@@ -53,17 +56,19 @@ def _measure(context: Context, role: str, path: str, target: str | None) -> None
     assert section is not None, "asked only for runs with an evaluation"
     folder = context.folder.evaluation / role
     probes = run_probes_of(config, context.forget, context.retain)
-    model = context.load(path, config.model.dtype).to(context.accelerator.device)
-    model_tables(
-        model,
-        context.tokenizer,
-        context.template,
-        probes,
-        run_settings(config),
-        model_id=context.log.models[role].fingerprint,
-        folder=folder,
-        on_progress=context.ui.progress,
-    )
+    model_id = context.log.models[role].fingerprint
+
+    @cache
+    def model() -> Any:
+        """The model itself, loaded when something is really to be computed."""
+        return context.load(path, config.model.dtype).to(context.accelerator.device)
+
+    asked = (context.tokenizer, context.template, probes, run_settings(config))
+    store = Beside(EvaluationStore(folder), TablePool(cache_root() / "evaluations"))
+    if not are_stored(*asked, store=store, model_id=model_id, dtype=config.model.dtype):
+        model_tables(
+            model(), *asked, model_id=model_id, folder=folder, on_progress=context.ui.progress
+        )
     if "gradnorm" in section.passes:
         _gradient_norms(context, model, folder)
     if "lowercase" in section.passes:
@@ -73,7 +78,7 @@ def _measure(context: Context, role: str, path: str, target: str | None) -> None
         _update_distance(folder, target, path)
 
 
-def _gradient_norms(context: Context, model: Any, folder: Path) -> None:
+def _gradient_norms(context: Context, model: Callable[[], Any], folder: Path) -> None:
     """The size of every row's gradient, for the attack of that name; one backward pass per row."""
     column = "answer_gradnorm"
     settings = run_settings(context.config)
@@ -88,12 +93,12 @@ def _gradient_norms(context: Context, model: Any, folder: Path) -> None:
             LabelledTokens(*encoded_answer(probes[name], row, context.template, settings))
             for row in probes[name].rows
         ]
-        norms = gradient_norms(model, samples, parameters="all", on_progress=context.ui.progress)
+        norms = gradient_norms(model(), samples, parameters="all", on_progress=context.ui.progress)
         origin = {"pass": "gradient norm", "p": 2.0, "drop_last": True, "parameters": "all"}
         EvaluationStore(folder).annotate(name, {column: norms}, {column: origin})
 
 
-def _lower_case(context: Context, model: Any, folder: Path) -> None:
+def _lower_case(context: Context, model: Callable[[], Any], folder: Path) -> None:
     """The loss on lower-cased texts, for the attack PPL/lower of MUSE."""
     column = "answer_lower_nll"
     settings = run_settings(context.config)
@@ -107,7 +112,7 @@ def _lower_case(context: Context, model: Any, folder: Path) -> None:
         encoded = [encoded_answer(probe, row, context.template, settings) for row in lowered]
         jobs = [AnswerJob(prompt, (answer,)) for prompt, answer in encoded]
         nlls = [math.nan] * len(jobs)
-        for batch in score_answers(model, jobs, batch_tokens=settings.batch_tokens):
+        for batch in score_answers(model(), jobs, batch_tokens=settings.batch_tokens):
             for position, (scores,) in batch:
                 if scores.logps:
                     nlls[position] = -math.fsum(scores.logps) / len(scores.logps)
@@ -127,7 +132,7 @@ def _probes_with(context: Context, column: str) -> list[str]:
     return run_benchmark(context.config).probes_reading(column, section.preset)
 
 
-def _harness(context: Context, model: Any, folder: Path) -> None:
+def _harness(context: Context, model: Callable[[], Any], folder: Path) -> None:
     """Tasks of lm-evaluation-harness that have no score yet; what failed is tried again."""
     section = context.config.evaluation
     assert section is not None, "asked only for runs with an evaluation"
@@ -143,7 +148,7 @@ def _harness(context: Context, model: Any, folder: Path) -> None:
         save_extra(folder, {key: score})
 
     results = run_harness(
-        model,
+        model(),
         context.tokenizer,
         tasks,
         limit=chosen.limit,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from expunge.core.errors import InputError, Problem
 from expunge.core.files import atomic_write_text, cache_root
+from expunge.core.fingerprint import fingerprint
 from expunge.core.results import DataSummary, MethodSummary, ModelResults, ModelSummary
 from expunge.core.scenario import SCENARIO
 from expunge.data import Template, check_overlap, load_rejections
@@ -18,7 +19,7 @@ from expunge.methods import Method, describe
 from expunge.models.card import model_card
 from expunge.models.export import save_model
 from expunge.models.fingerprints import model_fingerprint
-from expunge.models.loading import load_model, load_tokenizer
+from expunge.models.loading import load_model
 from expunge.models.peft import LoraSettings
 from expunge.report import (
     compare,
@@ -30,7 +31,7 @@ from expunge.report import (
 )
 from expunge.report.scenario import write_scenario_report
 from expunge.run.arithmetic import training_arguments
-from expunge.run.check_data import alternates_file, build_template, load_source, proxy_file
+from expunge.run.check_data import alternates_file, load_source, proxy_file
 from expunge.run.config import RunConfig
 from expunge.run.environment import peak_memory_bytes
 from expunge.run.evaluating import (
@@ -52,12 +53,15 @@ from expunge.run.jobs import (
 )
 from expunge.run.measuring import evaluate_roles
 from expunge.run.methods import method_of
+from expunge.run.preset_match import preset_notes
 from expunge.run.resolve import resolve
 from expunge.run.sections import EvaluationConfig, LoraConfig, ModelConfig, TrainingConfig
+from expunge.run.texts import run_template, run_tokenizer
 from expunge.run.ui import Ui
 from expunge.training import Callback, JsonlLog, StepRecord, Trackers, TrainResult
 from expunge.training.budget import Budget
 from expunge.training.passes import make_accelerator
+from expunge.training.tables import TableCache
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -80,11 +84,8 @@ class Context:
         if config.data.retain is not None:
             self.retain = load_source(config.data.retain, "retain")
             check_overlap(self.forget, self.retain)
-        model = config.model
-        self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(
-            model.path, revision=model.revision, trust_remote_code=model.trust_remote_code
-        )
-        self.template: Template = build_template(config.template, self.tokenizer)
+        self.tokenizer: PreTrainedTokenizerBase = run_tokenizer(config.model)
+        self.template: Template = run_template(config)
         trackers = list(config.training.report_to) or None
         logging_dir = str(self.folder.path / "trackers") if trackers else None
         self.accelerator = make_accelerator(log_with=trackers, project_dir=logging_dir)
@@ -349,7 +350,11 @@ def unlearned(context: Context, target: str) -> Path:
             settings=settings,
             pad_token_id=context.pad_token_id,
             dtype=config.model.dtype,
-            reference=None if other is None else context.load(other, dtype, training=True),
+            reference=None if other is None else lambda: context.load(other, dtype, training=True),
+            tables=TableCache(
+                folder=cache_root() / "references",
+                model=fingerprint([model_fingerprint(other or target), dtype]),
+            ),
             callbacks=callbacks,
             checkpoint_root=folder.checkpoints,
             key=key,
@@ -568,7 +573,8 @@ def score(
     if problems:
         raise InputError(problems)
     ui.stage(f"Score {run}")
-    _show(score_run(config, folder, ui), ui)
+    notes = preset_notes(folder, config, explicit=preset is not None)
+    _show(score_run(config, folder, ui, notes=notes), ui)
     if metrics:
         columns, rows = metric_table(config, folder, metrics)
         ui.table("Further metrics", columns, rows)

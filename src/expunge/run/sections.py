@@ -294,6 +294,16 @@ class TrainingConfig(Section):
     gradient_checkpointing: bool = Field(
         default=False, description="Recompute activations in the backward pass to save memory."
     )
+    packing: Literal["auto", "off"] = Field(
+        default="auto",
+        description="auto: samples of a batch one after the other without padding, where model and "
+        "hardware support it; off: padded to the longest. The numbers are the same.",
+    )
+    torch_compile: bool = Field(
+        default=False,
+        description="Compile the decoder layers with torch.compile: the first steps take longer, "
+        "later ones less; see docs/performance.md for when that pays.",
+    )
     pad_to: int | None = Field(
         default=None,
         ge=1,
@@ -308,8 +318,19 @@ class TrainingConfig(Section):
     precision: Literal["float32", "bfloat16", "mixed"] = Field(
         default="float32",
         description="float32: everything; mixed: trained weights in float32, forward pass in "
-        "bfloat16; bfloat16: everything, least memory, but updates below about 1/256 of a "
-        "weight are rounded away.",
+        "bfloat16; bfloat16: everything, least memory; see master_weights.",
+    )
+    optimizer: Literal["adamw", "adamw_8bit"] = Field(
+        default="adamw",
+        description="adamw: the fused one where the device has it; adamw_8bit: its moments take a "
+        "quarter of the memory, with bitsandbytes or torchao.",
+    )
+    master_weights: Literal["auto", "float32", "stochastic_rounding", "none"] = Field(
+        default="auto",
+        description="How weights that train in bfloat16 take up small updates. float32: a copy in "
+        "float32 takes them; stochastic_rounding: rounded up or down at random, right on average, "
+        "without further memory; none: rounded to the nearest, which loses those below about 1/256 "
+        "of a weight; auto: stochastic_rounding. Without effect on weights in float32.",
     )
     reference: str | None = Field(
         default=None,

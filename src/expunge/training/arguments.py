@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt
 
 Scheduler = Literal["linear", "cosine", "constant"]
+OptimizerName = Literal["adamw", "adamw_8bit"]
+MasterWeights = Literal["auto", "float32", "stochastic_rounding", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +28,13 @@ class TrainingArguments:
         adam_beta1: Decay of the first moment.
         adam_beta2: Decay of the second moment.
         adam_epsilon: Added to the root of the second moment.
+        optimizer: `adamw`; or `adamw_8bit`, whose moments take a quarter of the memory and which
+            needs bitsandbytes or torchao.
+        master_weights: How weights that train in bfloat16 take up updates below a unit in their
+            last place: `float32` keeps a copy in float32 that the update goes to;
+            `stochastic_rounding` rounds up or down with the odds that make the mean right; `none`
+            rounds to the nearest, which loses them; `auto` is `stochastic_rounding`. Weights in
+            float32 are their own masters.
         lr_scheduler_type: Course of the learning rate after warm-up, down to 0 unless constant.
         warmup_steps: Steps of linear warm-up; overrides the epochs and the ratio when above 0.
         warmup_epochs: Epochs of linear warm-up; overrides the ratio when above 0.
@@ -37,6 +46,9 @@ class TrainingArguments:
         gradient_checkpointing: Recompute activations in the backward pass to save memory.
         mixed_precision: `bf16` computes matrix products in bfloat16 whatever the weights are stored
             in; `no` computes in the type of the weights.
+        packing: `auto` puts the rows of a batch one after the other without padding where the model
+            and the hardware support it; `off` pads them to the longest.
+        torch_compile: Compile the decoder layers; first steps take longer then, later ones less.
         pad_to: Pad every row to this many tokens, 0 for the longest of the batch; only the
             `positions=all` variants can tell the difference.
         shuffle: Visit the forget rows in a new seeded order in every epoch.
@@ -56,6 +68,8 @@ class TrainingArguments:
     adam_beta1: float = 0.9
     adam_beta2: float = 0.999
     adam_epsilon: float = 1e-8
+    optimizer: OptimizerName = "adamw"
+    master_weights: MasterWeights = "auto"
     lr_scheduler_type: Scheduler = "linear"
     warmup_steps: Annotated[int, Ge(0)] = 0
     warmup_epochs: Annotated[float, Ge(0)] = 0.0
@@ -66,6 +80,8 @@ class TrainingArguments:
     logging_steps: Annotated[int, Gt(0)] = 1
     gradient_checkpointing: bool = False
     mixed_precision: Literal["no", "bf16"] = "no"
+    packing: Literal["auto", "off"] = "auto"
+    torch_compile: bool = False
     pad_to: Annotated[int, Ge(0)] = 0
     shuffle: bool = True
     stop_at: tuple[Literal["proxy", "budget"], ...] = ()

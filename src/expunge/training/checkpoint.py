@@ -28,7 +28,7 @@ class Checkpoint:
         step: Optimizer steps done.
         key: Fingerprint of everything that determines the run; another key does not resume.
         parameters: Parameters that train, by name.
-        optimizer: Moments of the optimizer, flat.
+        optimizer: State of the optimizer, flat.
         objective: Tensors of the objective's state.
         random: Random state of every process.
     """
@@ -89,23 +89,39 @@ def load_checkpoint(folder: Path, *, key: str) -> Checkpoint:
 
 
 def optimizer_tensors(optimizer: Any) -> dict[str, Tensor]:
-    """Moments of an optimizer as a flat mapping "index.name"."""
-    state = optimizer.state_dict()["state"]
-    flat = {}
-    for index, entry in state.items():
-        for name, value in entry.items():
-            flat[f"{index}.{name}"] = value if isinstance(value, Tensor) else torch.tensor(value)
+    """State of an optimizer as a flat mapping "index.name", or "index.name.part" where nested."""
+    flat: dict[str, Tensor] = {}
+    for index, entry in optimizer.state_dict()["state"].items():
+        _flatten(str(index), entry, flat)
+    seen: set[int] = set()
+    for name, value in flat.items():
+        # Parameters may share a small table, which a file must hold once for each.
+        flat[name] = value.clone() if value.data_ptr() in seen else value
+        seen.add(value.data_ptr())
     return flat
 
 
 def load_optimizer_tensors(optimizer: Any, flat: Mapping[str, Tensor]) -> None:
     """Put back what `optimizer_tensors` gave."""
-    state: dict[int, dict[str, Tensor]] = {}
+    state: dict[int, dict[str, Any]] = {}
     for key, value in flat.items():
-        index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = value
+        index, *parents, name = key.split(".")
+        entry = state.setdefault(int(index), {})
+        for parent in parents:
+            entry = entry.setdefault(parent, {})
+        # A counter that is no tensor was made one to be saved.
+        counts = value.ndim == 0 and not value.is_floating_point()
+        entry[name] = value.item() if counts else value
     full = optimizer.state_dict()
     optimizer.load_state_dict({"state": state, "param_groups": full["param_groups"]})
+
+
+def _flatten(prefix: str, value: Any, flat: dict[str, Tensor]) -> None:
+    if isinstance(value, Mapping):
+        for name, part in value.items():
+            _flatten(f"{prefix}.{name}", part, flat)
+    else:
+        flat[prefix] = value if isinstance(value, Tensor) else torch.tensor(value)
 
 
 def trainable_parameters(model: nn.Module) -> dict[str, Tensor]:

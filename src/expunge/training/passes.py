@@ -16,6 +16,7 @@ from expunge.data.encode import Example
 from expunge.data.streams import Streams
 from expunge.models.forward import Precision, StreamRequest, forward_streams
 from expunge.models.outputs import Positions, TokenOutputs
+from expunge.models.packing import PADDED, Layout
 
 
 def make_accelerator(**options: Any) -> Accelerator:
@@ -54,6 +55,7 @@ class Passes:
         hidden_layer: Layer of the hidden states.
         block: Decoder block whose output is looked at.
         batch_tokens: Padded tokens per batch.
+        layout: How rows lie in memory.
     """
 
     model: nn.Module
@@ -64,6 +66,7 @@ class Passes:
     hidden_layer: int = -1
     block: int = 0
     batch_tokens: int = 2048
+    layout: Layout = PADDED
 
     def forward(
         self, model: nn.Module, requests: Mapping[str, StreamRequest]
@@ -76,6 +79,7 @@ class Passes:
             hidden_layer=self.hidden_layer,
             block=self.block,
             precision=self.precision,
+            layout=self.layout,
         )
 
     def over(

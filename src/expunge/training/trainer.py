@@ -6,8 +6,9 @@ so the parameters after a step do not depend on how the batch was split.
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from expunge.core.errors import RunError
 from expunge.data.streams import StreamPlan, Streams
 from expunge.models.forward import Precision
 from expunge.models.outputs import TokenOutputs
+from expunge.models.packing import find_layout, packable
 from expunge.models.peft import is_peft
 from expunge.objectives import Objective
 from expunge.objectives.updates import SharpnessOptions
@@ -40,11 +42,14 @@ from expunge.training.checkpoint import (
     set_random_state,
     trainable_parameters,
 )
+from expunge.training.compiling import compile_regions, release_regions
 from expunge.training.entanglement import EntanglementKeeper
+from expunge.training.optimizers import make_optimizer, set_learning_rate
 from expunge.training.passes import Passes, gather_objects, make_accelerator
 from expunge.training.reference import Reference, reference_sources
 from expunge.training.step import StepRunner, extras, global_terms
 from expunge.training.stopping import StopCheck, StopRule
+from expunge.training.tables import TableCache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +85,9 @@ class Trainer:
         plan: Which rows meet in which step.
         arguments: How the parameters move.
         pad_token_id: Filling of short rows.
-        reference: Model that reference values come from; the model itself, as it is now, if None.
+        reference: Model that reference values come from, or a function that loads it, which holds
+            it no longer than it is needed; the model itself, as it is now, if None.
+        tables: Where reference values of former runs are stored; computed anew if None.
         update: Options of a sharpness-aware update; plain gradients without.
         budget: Utility budget, for `arguments.stop_at`.
         callbacks: Hooks; see `Callback`.
@@ -99,7 +106,8 @@ class Trainer:
         arguments: TrainingArguments,
         *,
         pad_token_id: int,
-        reference: nn.Module | None = None,
+        reference: nn.Module | Callable[[], nn.Module] | None = None,
+        tables: TableCache | None = None,
         update: SharpnessOptions | None = None,
         budget: Budget | None = None,
         callbacks: Sequence[Callback] = (),
@@ -128,6 +136,7 @@ class Trainer:
             precision=Precision(autocast=arguments.mixed_precision == "bf16"),
             hidden_layer=-1 if options is None else options.embed_layer,
             block=objective.block or 0,
+            layout=find_layout(self.model, packing=arguments.packing),
         )
         self.state = objective.new_state(
             plan.num_forget, hidden_size=hidden_size(model), seed=arguments.seed
@@ -138,12 +147,9 @@ class Trainer:
                 options, self.state.entanglement, plan, self.passes
             )
         self.reference = Reference(
-            sources=reference_sources(
-                objective,
-                peft=is_peft(model) and reference is None,
-                fixed=streams.fixed_names,
-            ),
-            frozen=None if reference is None else self._frozen(reference),
+            sources=reference_sources(objective, peft=is_peft(model) and reference is None),
+            other=reference,
+            cache=tables,
         )
         self.runner = StepRunner(
             objective=objective,
@@ -162,6 +168,16 @@ class Trainer:
         Raises:
             RunError: The loss is no longer a finite number, or the checkpoint is of another run.
         """
+        compiled = self.arguments.torch_compile
+        with contextlib.ExitStack() as stack:
+            if self.passes.layout.packed:
+                stack.enter_context(packable(self.model, compiled=compiled))
+            if compiled:
+                compile_regions(self.model)
+                stack.callback(release_regions, self.model)
+            return self._train()
+
+    def _train(self) -> TrainResult:
         started = time.monotonic()
         torch.manual_seed(self.arguments.seed + self.accelerator.process_index)
         self._prepare_objective()
@@ -218,12 +234,8 @@ class Trainer:
     def _prepare_objective(self) -> None:
         """Everything taken from the start model: reference, past embeddings, proxy boundary."""
         self.model.eval()
-        self.reference.freeze(self.model)
-        for stream, source in self.reference.sources.items():
-            if source == "table":
-                self.reference.tables[stream] = self.passes.over(
-                    stream, _labelled_logps, model=self.reference.frozen
-                )
+        num_steps = self.arguments.num_steps(self.plan.steps_per_epoch)
+        self.reference.prepare(self.objective, self.plan, num_steps, self.passes)
         if self.entanglement is not None:
             self.entanglement.start()
         proxy = self.objective.proxy
@@ -238,38 +250,20 @@ class Trainer:
         if self.arguments.stop_at:
             self.stop_rule = StopRule(self.arguments.stop_at, self.passes, self.model, self.budget)
 
-    def _frozen(self, reference: nn.Module) -> nn.Module:
-        return reference.to(self.accelerator.device).eval().requires_grad_(False)
-
     def _proxy_values(self, out: TokenOutputs) -> Tensor:
         """Values of proxy rows under the start model, which is its own reference, [B]."""
         out = replace(out, ref_logps=out.logps, ref_logits=out.logits)
         return self.objective.proxy_scale({"proxy": out}, "proxy")
 
     def _optimizer(self) -> torch.optim.Optimizer:
-        decay: list[Tensor] = []
-        plain: list[Tensor] = []
-        for parameter in trainable_parameters(self.model).values():
-            # Norm scales and biases are vectors; decaying them only shrinks the activations.
-            (decay if parameter.ndim >= 2 else plain).append(parameter)
-        groups = [
-            {"params": decay, "weight_decay": self.arguments.weight_decay},
-            {"params": plain, "weight_decay": 0.0},
-        ]
-        return torch.optim.AdamW(
-            [group for group in groups if group["params"]],
-            lr=self.arguments.learning_rate,
-            betas=(self.arguments.adam_beta1, self.arguments.adam_beta2),
-            eps=self.arguments.adam_epsilon,
-        )
+        return make_optimizer(list(trainable_parameters(self.model).values()), self.arguments)
 
     # One step ------------------------------------------------------------------------------------
 
     def _step(self, step: int, wrapped: nn.Module, optimizer: Any) -> StepRecord:
         started = time.monotonic()
         rate = self.arguments.learning_rate_at(step, self.plan.steps_per_epoch)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+        set_learning_rate(optimizer, rate)
         if self.entanglement is not None:
             self.entanglement.refresh(step)
         micros, results = self.runner.gradients(self.plan.step(step), wrapped, self.update)
@@ -377,11 +371,6 @@ class Trainer:
         if own is not None:
             set_random_state(own, self.accelerator.device)
         return checkpoint.step
-
-
-def _labelled_logps(out: TokenOutputs) -> list[Tensor]:
-    """Log-probabilities of the labelled tokens of every row, in order."""
-    return [row[mask] for row, mask in zip(out.logps, out.mask, strict=True)]
 
 
 def hidden_size(model: nn.Module) -> int:
