@@ -293,6 +293,7 @@ class _Head:
         self.device = next(model.parameters()).device
         self._options = forward_options(model)
         self._layer = self._find_layer()
+        self._space: Tensor | None = None
 
     def states(self, places: tuple[Tensor, Tensor], **inputs: Any) -> Tensor:
         """States at the given lines and columns, [N, D]; [N, V] if the head cannot be split off.
@@ -337,7 +338,7 @@ class _Head:
         vocabulary = states.shape[-1] if self._layer is None else self._layer.weight.shape[0]
         budget = CHUNK_CPU if self.device.type == "cpu" else CHUNK_ACCELERATOR
         size = max(16, budget // int(vocabulary))
-        room = self._room(min(size, len(states)), states)
+        room = self._room(size, states)
         parts, done = [], 0
         for start in range(0, len(states), size):
             chunk = slice(start, start + size)
@@ -355,7 +356,6 @@ class _Head:
             )
             done = upto
             del logits  # before the next chunk is made: one exists at a time
-        del room
         back = torch.empty_like(order)
         back[order] = torch.arange(len(order), device=order.device)
         logps, greedy, means, variances = (
@@ -372,14 +372,17 @@ class _Head:
         ]
 
     def _room(self, lines: int, states: Tensor) -> Tensor | None:
-        """Memory for the logits of a chunk, taken once.
+        """Memory for the logits of a chunk, [lines, V], taken once for all batches.
 
         A C library that is asked for it again and again puts it in another place each time and
-        keeps what it had.
+        keeps what it had. None if the head makes its logits by itself.
         """
         if type(self._layer) is not nn.Linear or self._layer.bias is not None:
             return None
-        return states.new_empty(lines, len(self._layer.weight))
+        if self._space is None or len(self._space) < lines:
+            self._space = None  # not two at a time
+            self._space = states.new_empty(lines, len(self._layer.weight))
+        return self._space
 
     def _logits(self, states: Tensor, room: Tensor | None) -> Tensor:
         """Logits of a chunk of states, [N, V]."""

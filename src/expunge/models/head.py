@@ -109,7 +109,7 @@ class _HeadLogps(torch.autograd.Function):
         return picked - norm
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
+    def backward(ctx: Any, *gradients: Tensor | None) -> Any:
         (grad,) = gradients
         if grad is None:
             return (None,) * 6
