@@ -377,7 +377,8 @@ class _Head:
         A C library that is asked for it again and again puts it in another place each time and
         keeps what it had. None if the head makes its logits by itself.
         """
-        if type(self._layer) is not nn.Linear or self._layer.bias is not None:
+        plain: bool = type(self._layer) is nn.Linear and getattr(self._layer, "bias", 0) is None
+        if not plain:
             return None
         if self._space is None or len(self._space) < lines:
             self._space = None  # not two at a time
