@@ -169,3 +169,11 @@ def test_every_verb_has_its_parts(place: Path, expunge_cli: Any) -> None:
     assert "unlearning" not in dict(check(without_method).facts)
     writing = {"proxies", "alternates"}
     assert set(_PARTS) == {"unlearn", "run", "finetune", *writing, "evaluate", "demo"}
+
+
+def test_a_generator_that_is_not_installed_is_a_problem(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    config = load_config("run.yaml", "evaluation={generator: vllm}")
+    assert "expunge[vllm]" in " ".join(map(str, check(config).problems))

@@ -270,6 +270,13 @@ def check_evaluation(found: Findings) -> None:
     if evaluation is None:
         return
     _check_benchmark(found, evaluation)
+    if evaluation.generator == "vllm":
+        from expunge.models.generate_vllm import check_vllm
+
+        try:
+            check_vllm()
+        except InputError as error:
+            found.add("evaluation.generator", error)
     possible = config.roles()
     for role in evaluation.roles or ():
         if role not in possible:

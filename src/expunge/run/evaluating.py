@@ -62,7 +62,10 @@ def run_settings(config: RunConfig) -> EvaluationSettings:
     """How models are run: the preset, with what the configuration says about it."""
     section = config.evaluation
     assert section is not None, "checked by run_benchmark"
-    chosen: dict[str, Any] = {"batch_tokens": section.batch_tokens}
+    chosen: dict[str, Any] = {
+        "batch_tokens": section.batch_tokens,
+        "generator": section.generator,
+    }
     if section.max_new_tokens is not None:
         chosen["max_new_tokens"] = section.max_new_tokens
     return run_benchmark(config).settings(section.preset, **chosen)
@@ -94,6 +97,7 @@ def model_tables(
     *,
     model_id: str,
     folder: Path | None = None,
+    model_folder: Path | None = None,
     on_progress: Progress | None = None,
 ) -> Tables:
     """Per-sample tables of one model, from the cache where it has them, kept in `folder` as well.
@@ -106,6 +110,7 @@ def model_tables(
         settings: How.
         model_id: Fingerprint of the weights.
         folder: Folder of this model's evaluation in the run.
+        model_folder: Folder that the model was loaded from, for a generator that loads it itself.
         on_progress: Told how far it is.
     """
     pool = TablePool(cache_root() / "evaluations")
@@ -117,6 +122,7 @@ def model_tables(
         settings,
         store=pool if folder is None else Beside(EvaluationStore(folder), pool),
         model_id=model_id,
+        model_folder=model_folder,
         on_progress=on_progress,
     )
 

@@ -67,7 +67,12 @@ def _measure(context: Context, role: str, path: str, target: str | None) -> None
     store = Beside(EvaluationStore(folder), TablePool(cache_root() / "evaluations"))
     if not are_stored(*asked, store=store, model_id=model_id, dtype=config.model.dtype):
         model_tables(
-            model(), *asked, model_id=model_id, folder=folder, on_progress=context.ui.progress
+            model(),
+            *asked,
+            model_id=model_id,
+            folder=folder,
+            model_folder=Path(path) if Path(path).is_dir() else None,
+            on_progress=context.ui.progress,
         )
     if "gradnorm" in section.passes:
         _gradient_norms(context, model, folder)

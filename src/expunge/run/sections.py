@@ -638,6 +638,11 @@ class EvaluationConfig(Section):
     batch_tokens: int = Field(
         default=4096, ge=1, description="Tokens per forward pass, padding included."
     )
+    generator: Literal["transformers", "vllm"] = Field(
+        default="transformers",
+        description="What writes the answers. vllm is an extra, and rounds in its own way: its "
+        "results are kept apart.",
+    )
     retain_run: Annotated[tuple[str, ...], Field(strict=False), BeforeValidator(_as_tuple)] = Field(
         default=(),
         description="Run folder with the stored evaluation of a retain model, or a results file of "
