@@ -301,8 +301,8 @@ class TrainingConfig(Section):
     )
     torch_compile: bool = Field(
         default=False,
-        description="Compile the decoder layers with torch.compile: the first steps take longer, "
-        "later ones less; see docs/performance.md for when that pays.",
+        description="Compile the decoder layers with torch.compile, which takes time at the first "
+        "steps; perf/compile.py measures after how many steps it has paid, if at all.",
     )
     pad_to: int | None = Field(
         default=None,

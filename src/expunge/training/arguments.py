@@ -48,7 +48,7 @@ class TrainingArguments:
             in; `no` computes in the type of the weights.
         packing: `auto` puts the rows of a batch one after the other without padding where the model
             and the hardware support it; `off` pads them to the longest.
-        torch_compile: Compile the decoder layers; first steps take longer then, later ones less.
+        torch_compile: Compile the decoder layers, which takes time at the first steps.
         pad_to: Pad every row to this many tokens, 0 for the longest of the batch; only the
             `positions=all` variants can tell the difference.
         shuffle: Visit the forget rows in a new seeded order in every epoch.
