@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from expunge.models.attention import attending
 from expunge.models.head import HeadRequest, answering_head, innermost, output_head
 
 logger = logging.getLogger(__name__)
@@ -187,19 +188,8 @@ def packable(model: nn.Module, *, compiled: bool = False) -> Iterator[None]:
         attention = torch.compiler.disable(packed_attention)  # type: ignore[no-untyped-call]
     AttentionInterface.register(ATTENTION, attention)
     AttentionMaskInterface.register(ATTENTION, _mask)
-    inner = innermost(model)
-    found = [getattr(part, "config", None) for part in inner.modules()]
-    configs: dict[int, Any] = {
-        id(config): config for config in found if hasattr(config, "_attn_implementation")
-    }
-    before = {key: config._attn_implementation for key, config in configs.items()}
-    try:
-        for config in configs.values():
-            config._attn_implementation = ATTENTION
+    with attending(model, ATTENTION):
         yield
-    finally:
-        for key, config in configs.items():
-            config._attn_implementation = before[key]
 
 
 def is_packable(model: nn.Module) -> bool:

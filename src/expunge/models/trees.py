@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from expunge.models.attention import attending
 from expunge.models.head import innermost
 
 logger = logging.getLogger(__name__)
@@ -266,24 +267,15 @@ def walking(model: nn.Module, forest: Forest) -> Iterator[dict[str, Any]]:
     from transformers import AttentionInterface
 
     AttentionInterface.register(ATTENTION, tree_attention)  # no mask function: there is no mask
-    configs: dict[int, Any] = {
-        id(part.config): part.config
-        for part in innermost(model).modules()
-        if hasattr(getattr(part, "config", None), "_attn_implementation")
-    }
-    before = {key: config._attn_implementation for key, config in configs.items()}
     token = _FOREST.set(forest)
     try:
-        for config in configs.values():
-            config._attn_implementation = ATTENTION
-        yield {
-            "input_ids": forest.ids,
-            "position_ids": forest.positions,
-            "use_cache": False,
-        }
+        with attending(model, ATTENTION):
+            yield {
+                "input_ids": forest.ids,
+                "position_ids": forest.positions,
+                "use_cache": False,
+            }
     finally:
-        for key, config in configs.items():
-            config._attn_implementation = before[key]
         _FOREST.reset(token)
 
 
